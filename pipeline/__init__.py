@@ -1,0 +1,1 @@
+"""Stage 1: photographs and a teacher in, a store of soft labels out."""

@@ -1,0 +1,1 @@
+"""Stage 2: photographs, blur masks and stored soft labels in, a student out."""
