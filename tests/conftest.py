@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from pipeline.files import sha256_file
+from pipeline.manifest import Sample, write_manifest
+
+SMALL_SIZE = (48, 64)
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +23,73 @@ def shared() -> Path:
     if not (folder / "data" / "cuhk" / "image").is_dir():
         pytest.skip("no real data beside this clone: set SOFTFOCUS_SHARED to a folder with data/ and weights/")
     return folder.resolve()
+
+
+class BrightnessTeacher:
+    """Depth is the mean of a pixel's channels: labels with obvious values, in no time."""
+
+    def __init__(self) -> None:
+        from pipeline.contract import Provenance
+
+        self.provenance = Provenance(
+            kind="test",
+            name="brightness",
+            weights_sha256="0" * 64,
+            direction="inverse depth",
+            preprocessing={},
+            versions={},
+        )
+
+    def input_size(self, height: int, width: int) -> tuple[int, int]:
+        return height // 2, width // 2
+
+    def predict(self, images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        return images.astype(np.float32).mean(-1)
+
+    def close(self) -> None:
+        pass
+
+
+def draw_photograph(number: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """A photograph whose bright side is blurred (smooth) and whose dark side is sharp (noise), and its mask."""
+    random = np.random.default_rng(number)
+    height, width = SMALL_SIZE
+    blurred = np.broadcast_to(np.arange(width) < random.integers(width // 4, 3 * width // 4), (height, width))
+    noise = random.integers(0, 100, (height, width, 3))
+    return np.where(blurred[..., None], 200, noise).astype(np.uint8), blurred
+
+
+@pytest.fixture
+def small_set(tmp_path: Path) -> Path:
+    """A manifest of 12 training, 3 validation and 3 test photographs, 48 x 64, with masks."""
+    samples = []
+    for number in range(18):
+        image, blurred = draw_photograph(number)
+        for folder, pixels in (("image", image), ("mask", blurred.astype(np.uint8) * 255)):
+            file = tmp_path / "photos" / folder / f"{number:02d}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(file)
+        samples.append(
+            Sample(
+                id=f"small/{number:02d}",
+                image=f"image/{number:02d}.png",
+                mask=f"mask/{number:02d}.png",
+                blur="white",
+                split="train" if number < 12 else "val" if number < 15 else "test",
+                height=SMALL_SIZE[0],
+                width=SMALL_SIZE[1],
+                sha256=sha256_file(tmp_path / "photos" / "image" / f"{number:02d}.png"),
+            )
+        )
+    write_manifest(tmp_path / "small.jsonl", samples, root=tmp_path / "photos")
+    return tmp_path / "small.jsonl"
+
+
+@pytest.fixture
+def small_labels(small_set: Path) -> Path:
+    """The label store of `small_set` by `BrightnessTeacher`."""
+    from pipeline.distill import label
+
+    store = small_set.parent / "labels"
+    label(small_set, store, load_teacher=BrightnessTeacher, shard_size=5)
+    return store

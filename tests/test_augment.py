@@ -1,0 +1,79 @@
+"""Augmentation on batches: image, mask and depth move as one."""
+
+from __future__ import annotations
+
+import torch
+
+from trainer.augment import augment, normalise, targets
+from trainer.config import Augmentation
+from trainer.data import Batch
+from trainer.model import IMAGENET_MEAN, IMAGENET_STD
+
+STILL = Augmentation(min_area=1.0, aspect=0.0, flip=0.0, brightness=0.0, contrast=0.0, saturation=0.0, grey=0.0)
+
+
+def ramp_batch(count: int = 6, size: int = 32) -> Batch:
+    """Image, mask and depth all show the same smooth ramp, so that they can be compared pixel by pixel."""
+    x = torch.linspace(0.1, 0.9, size)
+    ramp = (x[None, :] * 0.7 + x[:, None] * 0.3).expand(count, 1, size, size)
+    return Batch(
+        images=(ramp * 255).to(torch.uint8).expand(count, 3, size, size).contiguous(),
+        masks=(ramp * 255).to(torch.uint8),
+        depth=ramp.half(),
+        has_mask=torch.ones(count, dtype=torch.bool),
+    )
+
+
+def grey(images: torch.Tensor) -> torch.Tensor:
+    """Undo the normalisation."""
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    return (images * std + mean).mean(1, keepdim=True)
+
+
+def test_image_mask_and_depth_move_together() -> None:
+    """After random crops and flips the three still show the same ramp."""
+    config = Augmentation(brightness=0.0, contrast=0.0, saturation=0.0, grey=0.0)
+    batch = ramp_batch()
+    images, mask, depth = augment(batch, size=24, config=config, generator=torch.Generator().manual_seed(1))
+    assert images.shape == (6, 3, 24, 24)
+    torch.testing.assert_close(grey(images), mask, atol=0.01, rtol=0)
+    torch.testing.assert_close(depth, mask, atol=0.01, rtol=0)
+    assert (mask[:, 0, 0, 0] > mask[:, 0, 0, -1]).any(), "no sample was flipped"
+    assert (mask.amax((1, 2, 3)) - mask.amin((1, 2, 3))).std() > 0.01, "all crops are alike"
+
+
+def test_without_any_change_a_sample_comes_back() -> None:
+    """Ranges of zero are the identity."""
+    batch = ramp_batch()
+    images, mask, depth = augment(batch, size=32, config=STILL, generator=torch.Generator())
+    torch.testing.assert_close(images, normalise(batch.images.float() / 255), atol=1e-4, rtol=0)
+    torch.testing.assert_close((mask, depth), targets(batch), atol=1e-4, rtol=0)
+
+
+def test_a_seed_means_the_same_again() -> None:
+    """What a step sees is a function of its generator alone."""
+    runs = [augment(ramp_batch(), size=16, config=Augmentation(), generator=torch.Generator().manual_seed(5)) for _ in "ab"]
+    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+
+
+def test_unknown_masks_and_depth_stay_unknown() -> None:
+    """A sample without a mask has a mask of NaN; unknown depth never bleeds into known depth."""
+    batch = ramp_batch()
+    depth = batch.depth.clone()
+    depth[:, :, :, :8] = torch.nan
+    batch = batch._replace(has_mask=torch.tensor([True, False] * 3), depth=depth)
+    _, mask, depth = augment(batch, size=32, config=STILL, generator=torch.Generator())
+    assert torch.isfinite(mask[0]).all()
+    assert torch.isnan(mask[1]).all()
+    assert torch.isnan(depth[..., :8]).all()
+    torch.testing.assert_close(depth[..., 9:], batch.depth[..., 9:].float(), atol=1e-3, rtol=0)
+
+
+def test_colour_changes_keep_the_range_and_the_targets() -> None:
+    """Strong colour changes stay within what a photograph can hold, and only the image changes."""
+    config = Augmentation(min_area=1.0, aspect=0.0, flip=0.0, brightness=0.9, contrast=0.9, saturation=0.9, grey=0.5)
+    images, mask, _ = augment(ramp_batch(), size=32, config=config, generator=torch.Generator().manual_seed(0))
+    assert grey(images).min() >= -1e-4
+    assert grey(images).max() <= 1 + 1e-4
+    assert (grey(images) - mask).abs().max() > 0.05
+    torch.testing.assert_close(mask, targets(ramp_batch())[0], atol=1e-4, rtol=0)

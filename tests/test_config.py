@@ -1,0 +1,70 @@
+"""Presets, files and overrides make one checked configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+import yaml
+
+from trainer.config import Config, ConfigError, dump_config, load_config, preset_names
+
+
+def test_every_preset_loads_and_names_its_student() -> None:
+    """Each preset is complete and builds the student of its own name."""
+    assert preset_names() == ["lite", "paper-resnext101", "paper-vgg16"]
+    for name in preset_names():
+        assert load_config(preset=name).student.name == name
+
+
+def test_later_sources_win_and_leave_the_rest_alone(tmp_path: Path) -> None:
+    """An override beats the file, the file beats the preset, and untouched values stay."""
+    file = tmp_path / "mine.yaml"
+    file.write_text("epochs: 7\noptimiser: {lr: 0.5, clip: 2}\n")
+    config = load_config(file=file, overrides=["optimiser.lr=1e-2", "student.encoder_weights=none"])
+    assert (config.epochs, config.optimiser.lr, config.optimiser.clip) == (7, 0.01, 2.0)
+    assert config.student.encoder_weights == "none"
+    assert config.optimiser.weight_decay == Config().optimiser.weight_decay
+
+
+def test_a_dumped_configuration_loads_as_itself(tmp_path: Path) -> None:
+    """What a run folder keeps is the whole truth."""
+    config = load_config(overrides=["seed=3", "optimiser.betas=[0.8, 0.9]"])
+    file = tmp_path / "config.yaml"
+    file.write_text(dump_config(config))
+    assert load_config(file=file) == config
+    assert yaml.safe_load(dump_config(config))["seed"] == 3
+    assert msgspec.json.decode(msgspec.json.encode(config), type=Config) == config
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("optimiser.learning_rate=1", "learning_rate"),
+        ("epochs=soon", "epochs"),
+        ("epochs=0", "at least 1"),
+        ("data.prepared_size=100", "smaller than data.input_size"),
+        ("augmentation.min_area=0", "min_area"),
+        ("precision=half", "precision"),
+        ("epochs", "KEY=VALUE"),
+        ("=3", "KEY=VALUE"),
+    ],
+)
+def test_a_bad_override_is_named(override: str, words: str) -> None:
+    """The message names the key, in one line."""
+    with pytest.raises(ConfigError, match=words) as caught:
+        load_config(overrides=[override])
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_files_and_presets_are_named(tmp_path: Path) -> None:
+    """An absent preset, an absent file, and files that are not keys and values."""
+    with pytest.raises(ConfigError, match="lite, paper"):
+        load_config(preset="huge")
+    with pytest.raises(ConfigError, match=r"none\.yaml"):
+        load_config(file=tmp_path / "none.yaml")
+    for text in ("a: [1", "- 1\n- 2\n"):
+        (tmp_path / "bad.yaml").write_text(text)
+        with pytest.raises(ConfigError, match=r"bad\.yaml"):
+            load_config(file=tmp_path / "bad.yaml")

@@ -1,0 +1,214 @@
+"""The training loop: it learns, it can be stopped anywhere, it refuses what does not fit."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from pipeline.contract import SoftfocusError, read_manifest
+from pipeline.manifest import write_manifest
+from trainer.checkpoint import load_state, load_student
+from trainer.config import Config, load_config
+from trainer.device import choose_device
+from trainer.train import TrainProgress, train
+
+QUICK = [
+    "student.encoder=test_efficientnet",
+    "student.encoder_weights=none",
+    "student.channels=16",
+    "data.input_size=32",
+    "data.prepared_size=40",
+    "data.batch_size=4",
+    "data.workers=1",
+    "epochs=3",
+    "validate_every=2",
+    "optimiser.lr=0.01",
+]
+
+
+def quick(*overrides: str) -> Config:
+    """A configuration that trains in a second."""
+    return load_config(overrides=[*QUICK, *overrides])
+
+
+class Stop(Exception):
+    """Raised from a progress callback, as a crash would be."""
+
+
+def stop_at(step: int):  # type: ignore[no-untyped-def]
+    """A progress callback that presses Ctrl-C at a step."""
+
+    def progress(progress: TrainProgress) -> None:
+        if progress.phase == "train" and progress.done == step:
+            signal.raise_signal(signal.SIGINT)
+
+    return progress
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a run's final state."""
+    state = load_state(run / "state.pt")
+    return {f"{part}.{name}": value for part in ("student", "ema") for name, value in state[part].items()}
+
+
+def test_a_run_leaves_all_that_is_needed(small_set: Path, small_labels: Path, tmp_path: Path) -> None:
+    """Config, metrics, curves, students, record; the student loads and says what it is."""
+    run = tmp_path / "run"
+    lines: list[str] = []
+    summary = train(small_set, out=run, labels=small_labels, config=quick(), device="cpu", say=lines.append)
+    assert {p.name for p in run.iterdir()} == {
+        "config.yaml", "metrics.csv", "curves.png", "run.json", "best.safetensors", "last.safetensors", "state.pt",
+    }  # fmt: skip
+    rows = list(csv.DictReader((run / "metrics.csv").open()))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert rows[0]["val_mae"] == "" and float(rows[1]["val_mae"]) > 0 and float(rows[2]["val_depth"]) > 0  # noqa: PT018
+    assert (summary.steps, summary.training_samples, summary.validation_samples) == (9, 12, 3)
+    record = json.loads((run / "run.json").read_text())
+    assert record["teacher"]["name"] == "brightness"
+    _, config, figures = load_student(run)
+    assert config == quick()
+    assert figures["epoch"] == summary.best["epoch"]
+    assert any("18" in line for line in lines), "the coverage was not printed"
+
+
+def test_the_student_learns(small_set: Path, small_labels: Path, tmp_path: Path) -> None:
+    """Smooth against noisy is easy: after 40 epochs most of the held-out pixels are right."""
+    config = quick("epochs=40", "validate_every=40", "augmentation.brightness=0", "augmentation.contrast=0")
+    summary = train(small_set, out=tmp_path / "run", labels=small_labels, config=config, device="cpu")
+    assert summary.best["val_mae"] < 0.2
+    assert summary.best["val_depth"] < 0.6
+
+
+@pytest.mark.parametrize("step", [1, 4, 8])
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
+    step: int, small_set: Path, small_labels: Path, tmp_path: Path
+) -> None:
+    """Stopped at any step and started again: bitwise the weights of the uninterrupted run."""
+    train(small_set, out=tmp_path / "whole", labels=small_labels, config=quick(), device="cpu")
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            small_set, out=tmp_path / "cut", labels=small_labels, config=quick(), device="cpu", progress=stop_at(step)
+        )
+    summary = train(small_set, out=tmp_path / "cut", labels=small_labels, config=quick(), device="cpu")
+    assert summary.resumed_at == step
+    whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+    rows = [list(csv.DictReader((tmp_path / name / "metrics.csv").open())) for name in ("whole", "cut")]
+    np.testing.assert_allclose(*([float(row["loss"]) for row in r] for r in rows), rtol=1e-6)
+
+
+def test_a_killed_run_goes_on_from_its_last_state(small_set: Path, small_labels: Path, tmp_path: Path) -> None:
+    """SIGKILL leaves a state that is whole; going on gives bitwise the uninterrupted weights."""
+    file = tmp_path / "config.yaml"
+    file.write_text("validate_every: 1\n")
+    overrides = [part for override in QUICK if "validate" not in override for part in ("--set", override)]
+    command = [sys.executable, "cli.py", "train", str(small_set), "--labels", str(small_labels), "--device", "cpu"]
+    command += ["--config", str(file), "-o", str(tmp_path / "cut"), *overrides, "--epochs", "6"]
+    process = subprocess.Popen(
+        command, cwd=Path(__file__).parents[1], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    while not (tmp_path / "cut" / "state.pt").exists():
+        assert process.poll() is None, process.stderr and process.stderr.read().decode()
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    config = quick("epochs=6", "validate_every=1")
+    summary = train(small_set, out=tmp_path / "cut", labels=small_labels, config=config, device="cpu")
+    assert summary.resumed_at > 0
+    train(small_set, out=tmp_path / "whole", labels=small_labels, config=config, device="cpu")
+    whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+
+
+def test_a_finished_run_is_left_alone(small_set: Path, small_labels: Path, tmp_path: Path) -> None:
+    """The same command again does no step and keeps the weights."""
+    train(small_set, out=tmp_path / "run", labels=small_labels, config=quick(), device="cpu")
+    before = (tmp_path / "run" / "best.safetensors").read_bytes()
+    again = train(small_set, out=tmp_path / "run", labels=small_labels, config=quick(), device="cpu")
+    assert again.resumed_at == again.steps
+    assert (tmp_path / "run" / "best.safetensors").read_bytes() == before
+
+
+def test_a_folder_of_another_run_is_refused_by_name(small_set: Path, small_labels: Path, tmp_path: Path) -> None:
+    """Another configuration, a folder that is no run, a damaged state: one line each, nothing touched."""
+    run = tmp_path / "run"
+    train(small_set, out=run, labels=small_labels, config=quick(), device="cpu")
+    with pytest.raises(SoftfocusError, match=r"other optimiser\.lr, seed"):
+        train(small_set, out=run, labels=small_labels, config=quick("seed=5", "optimiser.lr=0.5"), device="cpu")
+    with pytest.raises(SoftfocusError, match="not a run folder"):
+        train(small_set, out=small_set.parent / "photos", labels=small_labels, config=quick(), device="cpu")
+    (run / "state.pt").write_bytes(b"gone")
+    with pytest.raises(SoftfocusError, match=r"state\.pt"):
+        train(small_set, out=run, labels=small_labels, config=quick(), device="cpu")
+
+
+def test_masks_alone_are_enough(small_set: Path, tmp_path: Path) -> None:
+    """Without a store the distillation is off, and that is said and saved."""
+    lines: list[str] = []
+    train(small_set, out=tmp_path / "run", config=quick("epochs=1"), device="cpu", say=lines.append)
+    assert any("masks alone" in line for line in lines)
+    assert load_student(tmp_path / "run")[1].depth_loss.weight == 0
+
+
+def test_missing_masks_need_an_explicit_word(small_set: Path, small_labels: Path, tmp_path: Path) -> None:
+    """Two photographs without masks: refused with numbers; with `partial` they give their depth."""
+    samples = read_manifest(small_set)
+    bare = [msgspec.structs.replace(s, mask=None, blur=None) if s.id < "small/02" else s for s in samples]
+    manifest = small_set.parent / "bare.jsonl"
+    write_manifest(manifest, bare, root=small_set.parent / "photos")
+    with pytest.raises(SoftfocusError, match=r"2 of 12 samples lack .*small/00.*--partial"):
+        train(manifest, out=tmp_path / "no", labels=small_labels, config=quick(), device="cpu")
+    summary = train(
+        manifest, out=tmp_path / "yes", labels=small_labels, config=quick("data.partial=true"), device="cpu"
+    )
+    assert (summary.training_samples, summary.masks, summary.labels) == (12, 10, 12)
+
+
+def test_labels_of_other_photographs_do_not_count(small_set: Path, small_labels: Path, tmp_path: Path) -> None:
+    """The store's image hashes are compared with the manifest's."""
+    samples = read_manifest(small_set)
+    changed = [msgspec.structs.replace(samples[0], sha256="f" * 64), *samples[1:]]
+    manifest = small_set.parent / "changed.jsonl"
+    write_manifest(manifest, changed, root=small_set.parent / "photos")
+    with pytest.raises(SoftfocusError, match="of another photograph"):
+        train(manifest, out=tmp_path / "run", labels=small_labels, config=quick(), device="cpu")
+
+
+def test_depth_alone_can_be_learnt(small_set: Path, small_labels: Path, tmp_path: Path) -> None:
+    """With the blur loss off the best epoch is chosen by depth."""
+    config = quick("blur_loss.bce=0", "blur_loss.iou=0", "blur_loss.l1=0")
+    summary = train(small_set, out=tmp_path / "run", labels=small_labels, config=config, device="cpu")
+    assert "val_mae" not in summary.best
+    assert summary.best["val_depth"] > 0
+
+
+def test_samples_that_do_not_fit_into_memory_are_streamed(small_set: Path, small_labels: Path, tmp_path: Path) -> None:
+    """Decoded by worker processes instead of kept, the run is bitwise the same."""
+    for name, gib in (("kept", 8), ("streamed", 0)):
+        config = quick(f"data.cache_gib={gib}", "data.workers=2", "epochs=2")
+        train(small_set, out=tmp_path / name, labels=small_labels, config=config, device="cpu")
+    kept, streamed = weights(tmp_path / "kept"), weights(tmp_path / "streamed")
+    assert all(torch.equal(kept[name], streamed[name]) for name in kept)
+
+
+def test_a_loss_that_explodes_ends_the_run_with_advice(small_set: Path, tmp_path: Path) -> None:
+    """Not a number is never trained on silently."""
+    with pytest.raises(SoftfocusError, match=r"lower optimiser\.lr"):
+        train(small_set, out=tmp_path / "run", config=quick("optimiser.lr=1e30", "epochs=4"), device="cpu")
+
+
+def test_an_absent_device_is_named() -> None:
+    """A device that is not there, or is none."""
+    for name in ("cuda:99", "toaster"):
+        with pytest.raises(SoftfocusError, match=name):
+            choose_device(name)

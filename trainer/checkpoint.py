@@ -1,0 +1,124 @@
+"""What a run leaves behind: a student to use, and a state to go on from. Nothing in either is code.
+
+`best.safetensors` and `last.safetensors` hold a student's averaged weights with the configuration in the
+file's own metadata, so that one file is enough to predict. `state.pt` holds all that a step depends on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from pipeline.contract import SoftfocusError, new_file
+from trainer.config import Config
+from trainer.model import create_student
+
+__all__ = ["BEST", "LAST", "STATE", "CheckpointError", "find_student", "load_state", "load_student"]
+__all__ += ["save_state", "save_student"]
+
+BEST, LAST, STATE = "best.safetensors", "last.safetensors", "state.pt"
+FORMAT = "softfocus-student-1"
+
+
+class CheckpointError(SoftfocusError):
+    """A file that is not the checkpoint asked for; the message names it and the mend."""
+
+
+def save_student(
+    path: Path | str,
+    weights: Mapping[str, torch.Tensor],
+    config: Config,
+    *,
+    figures: Mapping[str, Any] | None = None,
+    half: bool = False,
+) -> None:
+    """Write a student's weights, atomically.
+
+    Args:
+        path: a `.safetensors` file.
+        weights: the student's state dict.
+        config: of the run.
+        figures: what is worth knowing beside the weights, as JSON: epoch, validation figures, store.
+        half: store float tensors as float16 (they are read back as float32).
+    """
+    tensors = {
+        name: (value.half() if half and value.is_floating_point() else value).detach().cpu().contiguous().clone()
+        for name, value in weights.items()
+    }
+    metadata = {
+        "format": FORMAT,
+        "config": msgspec.json.encode(config).decode(),
+        "figures": msgspec.json.encode(dict(figures or {})).decode(),
+    }
+    with new_file(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+
+
+def find_student(model: Path | str) -> Path:
+    """The weights file of a run folder (its best, else its last), or the file itself.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    path = Path(model)
+    if path.is_file():
+        return path
+    for name in (BEST, LAST):
+        if (path / name).is_file():
+            return path / name
+    raise CheckpointError(f"{path}: neither a student's .safetensors file nor a run folder that holds one")
+
+
+def load_student(model: Path | str, *, device: torch.device | str = "cpu") -> tuple[nn.Module, Config, dict[str, Any]]:
+    """A student in evaluation mode, its run's configuration, and the figures stored with it.
+
+    Raises:
+        CheckpointError: no such file, not a student's, or damaged.
+    """
+    path = find_student(model)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a readable safetensors file ({error}); train or copy it again") from error
+    if metadata.get("format") != FORMAT:
+        found = metadata.get("format", "other weights")
+        raise CheckpointError(f"{path}: holds {found}, not {FORMAT}; give a student that `softfocus train` wrote")
+    try:
+        config = msgspec.json.decode(metadata["config"], type=Config)
+        student = create_student(config.student.name, encoder=config.student.encoder, channels=config.student.channels)
+        student.load_state_dict(tensors)
+    except (msgspec.ValidationError, KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{path}: weights and configuration do not fit ({reason}); train it again") from error
+    figures: dict[str, Any] = msgspec.json.decode(metadata.get("figures", "{}"))
+    return student.eval().to(device), config, figures
+
+
+def save_state(path: Path | str, state: dict[str, Any]) -> None:
+    """Write a training state, atomically; it loads with `weights_only=True`."""
+    with new_file(path) as temporary:
+        torch.save(state, temporary)
+
+
+def load_state(path: Path | str) -> dict[str, Any]:
+    """A training state on the CPU.
+
+    Raises:
+        CheckpointError: damaged, or not a state.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises kinds of its own, pickle's and zip's
+        raise CheckpointError(f"{path}: cannot be read ({error}); delete it to start the run anew") from error
+    if not isinstance(state, dict) or "step" not in state:
+        raise CheckpointError(f"{path}: not a training state; delete it to start the run anew")
+    return state

@@ -1,0 +1,201 @@
+"""What a training run is made of: presets, YAML files and `KEY=VALUE` overrides, checked as one typed tree.
+
+A run is the preset, then the file given with `--config`, then the overrides, each on top of the one
+before. The result is written into the run folder, and every checkpoint carries it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from pipeline.contract import SoftfocusError
+
+__all__ = ["Augmentation", "BlurLoss", "Config", "ConfigError", "Data", "DepthLoss", "Optimiser", "Student"]
+__all__ += ["dump_config", "load_config", "preset_names"]
+
+
+class ConfigError(SoftfocusError):
+    """A configuration that cannot be used; the message names the key and the mend."""
+
+
+class Section(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A part of the configuration; unknown keys are refused by name."""
+
+
+class Student(Section):
+    """The network: see `trainer.model.create_student`."""
+
+    name: str = "lite"
+    encoder: str = "tf_efficientnet_lite0"  # any timm model with `features_only` (lite only)
+    encoder_weights: str = "auto"  # auto, hub, shipped, none, or a file in timm's names
+    channels: int = 64  # decoder width (lite only)
+
+
+class Data(Section):
+    """Sizes are sides in pixels of the square that the whole frame is squashed to, as in the paper."""
+
+    input_size: int = 320  # what the network sees
+    prepared_size: int = 400  # what is decoded once and then cropped from
+    batch_size: int = 32
+    cache_gib: float = 8.0  # prepared samples are kept in memory up to this; beyond it they are decoded anew
+    workers: int = -1  # processes that decode; -1: one a core, 16 at most
+    partial: bool = False  # train also on samples that lack a mask or a label
+
+
+class Augmentation(Section):
+    """Random changes to a training sample; mask and depth follow the geometry of the image."""
+
+    min_area: float = 0.5  # a crop covers this share of the frame to all of it
+    aspect: float = 0.15  # its aspect ratio changes by up to this factor, log-uniform
+    flip: float = 0.5  # probability of a horizontal flip
+    brightness: float = 0.3
+    contrast: float = 0.3
+    saturation: float = 0.4
+    grey: float = 0.1  # probability of a grey photograph
+
+
+class BlurLoss(Section):
+    """Weights of the task loss's terms; `side` weighs the same loss on each side output."""
+
+    bce: float = 1.0
+    iou: float = 0.5
+    l1: float = 1.0
+    side: float = 0.2
+
+
+class DepthLoss(Section):
+    """Weights of the distillation loss; `weight` scales all of it, 0 trains on masks alone."""
+
+    weight: float = 0.5
+    l1: float = 1.0  # scale-and-shift-invariant L1
+    gradient: float = 0.5  # multi-scale gradient term
+    side: float = 0.2
+
+
+class Optimiser(Section):
+    """Names are timm's; `encoder_lr` is the encoder's share of the learning rate."""
+
+    name: str = "adamw"
+    lr: float = 1e-3
+    encoder_lr: float = 0.5
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.99)
+    warmup: float = 0.05  # share of the run in which the rate rises; then a cosine to zero
+    clip: float = 1.0  # largest norm of the gradient
+    ema: float = 0.998  # decay of the averaged weights that are validated and shipped
+
+
+class Config(Section):
+    """Everything that a run depends on beside its data; figures of a run are its config's figures."""
+
+    student: Student = msgspec.field(default_factory=Student)
+    data: Data = msgspec.field(default_factory=Data)
+    augmentation: Augmentation = msgspec.field(default_factory=Augmentation)
+    blur_loss: BlurLoss = msgspec.field(default_factory=BlurLoss)
+    depth_loss: DepthLoss = msgspec.field(default_factory=DepthLoss)
+    optimiser: Optimiser = msgspec.field(default_factory=Optimiser)
+    epochs: int = 100
+    validate_every: int = 5  # epochs
+    seed: int = 0
+    precision: str = "auto"  # auto: bfloat16 where the device has it, else float32; or bfloat16, float32
+    channels_last: bool = True
+
+    def __post_init__(self) -> None:
+        for key, value in (
+            ("epochs", self.epochs),
+            ("validate_every", self.validate_every),
+            ("data.batch_size", self.data.batch_size),
+            ("data.input_size", self.data.input_size),
+        ):
+            if value < 1:
+                raise ValueError(f"{key} is {value}; it must be at least 1")
+        if self.data.prepared_size < self.data.input_size:
+            raise ValueError(
+                f"data.prepared_size ({self.data.prepared_size}) is smaller than data.input_size "
+                f"({self.data.input_size}); make it at least as large"
+            )
+        if not 0 < self.augmentation.min_area <= 1:
+            raise ValueError(f"augmentation.min_area is {self.augmentation.min_area}; it must lie in (0, 1]")
+        if self.precision not in ("auto", "bfloat16", "float32"):
+            raise ValueError(f"precision is {self.precision!r}; choose auto, bfloat16 or float32")
+
+
+def preset_names() -> list[str]:
+    """The presets that come with the package."""
+    return sorted(p.name.removesuffix(".yaml") for p in _presets().iterdir() if p.name.endswith(".yaml"))
+
+
+def load_config(*, preset: str = "lite", file: Path | str | None = None, overrides: Iterable[str] = ()) -> Config:
+    """The resolved configuration: preset, then `file` (YAML), then `KEY=VALUE` overrides.
+
+    Keys of nested values are dotted (`optimiser.lr=0.002`); values are read as YAML.
+
+    Raises:
+        ConfigError: no such preset, unreadable file, unknown key, or a value of the wrong type or range.
+    """
+    if preset not in preset_names():
+        raise ConfigError(f"preset {preset!r} does not exist; choose one of: {', '.join(preset_names())}")
+    tree = _parse((_presets() / f"{preset}.yaml").read_text(encoding="utf-8"), f"preset {preset}")
+    if file is not None:
+        try:
+            text = Path(file).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{file}: cannot be read ({error}); give a YAML file") from error
+        tree = _merge(tree, _parse(text, str(file)))
+    for override in overrides:
+        tree = _merge(tree, _parse_override(override))
+    try:
+        # strict=False also takes YAML's "1e-3", which is a string there
+        return msgspec.convert(tree, Config, strict=False)
+    except msgspec.ValidationError as error:
+        where = str(file) if file is not None else f"preset {preset}"
+        raise ConfigError(f"configuration ({where} and overrides): {_plain(str(error))}") from error
+
+
+def dump_config(config: Config) -> str:
+    """The configuration as YAML, every value spelled out."""
+    return yaml.safe_dump(msgspec.to_builtins(config), sort_keys=False)
+
+
+def _presets() -> Any:
+    return resources.files("trainer") / "presets"
+
+
+def _parse(text: str, where: str) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: not YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{where}: holds {type(tree).__name__}, not keys and values")
+    return tree
+
+
+def _parse_override(override: str) -> dict[str, Any]:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"override {override!r} is not KEY=VALUE, for instance optimiser.lr=0.002")
+    tree: Any = _parse(f"value: {value}", f"override {override}")["value"]
+    for part in reversed(key.strip().split(".")):
+        tree = {part: tree}
+    result: dict[str, Any] = tree
+    return result
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _plain(message: str) -> str:
+    """msgspec's message with its `$.data` path in our dotted keys."""
+    return message.replace("`$.", "`").replace(" - at `$`", "")

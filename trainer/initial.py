@@ -1,0 +1,50 @@
+"""Where a new student's weights come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from trainer.checkpoint import load_student
+from trainer.config import Config
+from trainer.model import ModelError, create_student
+
+__all__ = ["SHIPPED_DEPTH_STUDENT", "blank_student", "initial_student"]
+
+SHIPPED_DEPTH_STUDENT = Path(__file__).parent / "weights" / "demo_teacher.safetensors"
+
+
+def blank_student(config: Config) -> nn.Module:
+    return create_student(config.student.name, encoder=config.student.encoder, channels=config.student.channels)
+
+
+def initial_student(config: Config) -> tuple[nn.Module, str]:
+    """A student at the start of its training, and where its encoder's weights come from."""
+    asked = config.student.encoder_weights
+    build = {"encoder": config.student.encoder, "channels": config.student.channels}
+    if asked in ("auto", "hub"):
+        try:
+            student = create_student(config.student.name, encoder_weights="hub", **build)  # type: ignore[arg-type]
+            return student, "the hub's ImageNet weights"
+        except ModelError:
+            if asked == "hub":
+                raise
+    if asked in ("auto", "shipped"):
+        return _shipped_student(config, asked)
+    student = create_student(config.student.name, encoder_weights=asked, **build)  # type: ignore[arg-type]
+    return student, "random weights" if asked == "none" else asked
+
+
+def _shipped_student(config: Config, asked: str) -> tuple[nn.Module, str]:
+    shipped, theirs, _ = load_student(SHIPPED_DEPTH_STUDENT)
+    if (config.student.name, config.student.encoder) != (theirs.student.name, theirs.student.encoder):
+        raise ModelError(
+            f"encoder {config.student.encoder!r} of {config.student.name}: its ImageNet weights cannot be fetched "
+            "and none are shipped; give a local file with --encoder-weights FILE, or none"
+        )
+    student = blank_student(config)
+    encoder: nn.Module = student.encoder  # type: ignore[assignment]
+    encoder.load_state_dict(shipped.encoder.state_dict())  # type: ignore[union-attr]
+    why = " (the hub's ImageNet weights cannot be fetched)" if asked == "auto" else ""
+    return student, f"the shipped depth student's encoder{why}"

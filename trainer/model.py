@@ -1,0 +1,189 @@
+"""Students: networks that see blur and depth in one photograph, small enough for everyday use.
+
+`lite` is an ImageNet encoder of timm and a light top-down decoder. It keeps what matters of the paper's
+network (blur and depth read off every scale, fused into one map of each) and drops what costs (wide
+decoder features, large kernels).
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.contract import SoftfocusError
+from trainer.outputs import StudentOutput
+from trainer.paper import PaperStudent
+
+__all__ = ["STUDENT_NAMES", "LiteStudent", "ModelError", "create_student"]
+
+STUDENT_NAMES = ("lite", "paper-resnext101", "paper-vgg16")
+PAPER_ENCODERS = {"paper-resnext101": "resnext101_32x4d", "paper-vgg16": "vgg16"}  # timm's names
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class ModelError(SoftfocusError):
+    """A student that cannot be built; the message names what and the mend."""
+
+
+class ConvNormAct(nn.Sequential):
+    """Convolution, batch norm, ReLU; keeps the size."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int = 3) -> None:
+        super().__init__(
+            nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(inplace=True),
+        )
+
+
+class LiteStudent(nn.Module):
+    """Encoder, top-down decoder, and a blur and a depth head on each of its scales.
+
+    Args:
+        encoder: a timm model that offers `features_only`.
+        channels: width of the decoder; the finest scale has half of it.
+        weights: a file of the encoder's weights in timm's names, or None for random ones.
+
+    Raises:
+        ModelError: the encoder cannot serve, or the weights do not fit it.
+    """
+
+    def __init__(
+        self, encoder: str = "tf_efficientnet_lite0", *, channels: int = 64, weights: Path | None = None
+    ) -> None:
+        super().__init__()
+        overlay: dict[str, Any] = (
+            {"pretrained": True, "pretrained_cfg_overlay": {"file": str(weights)}} if weights else {}
+        )
+        try:
+            self.encoder = timm.create_model(encoder, features_only=True, **overlay)
+        except Exception as error:  # timm and torch raise kinds of their own
+            what = f"weights {weights} do not fit" if weights else "cannot serve"
+            raise ModelError(
+                f"encoder {encoder!r}: {what} ({_line(error)}); choose a timm model with features_only and its weights"
+            ) from error
+        info: Any = self.encoder.feature_info
+        strides = info.reduction()
+        if any(b != 2 * a for a, b in pairwise(strides)):
+            raise ModelError(f"encoder {encoder!r} has strides {strides}; each must double the one before")
+        self.stride = int(strides[-1])
+        inputs = info.channels()[::-1]  # coarse to fine
+        widths = [channels] * (len(inputs) - 1) + [channels // 2]
+        self.laterals = nn.ModuleList(nn.Conv2d(i, w, 1) for i, w in zip(inputs, widths, strict=True))
+        self.steps = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in pairwise(widths))
+        self.refine = nn.ModuleList(
+            nn.Sequential(ConvNormAct(w, w), ConvNormAct(w, w) if w == channels else nn.Identity()) for w in widths
+        )
+        self.heads = nn.ModuleList(nn.Conv2d(w, 2, 1) for w in widths)  # blur logit, depth
+        self.fuse_blur = nn.Conv2d(len(widths), 1, 1)
+        self.fuse_depth = nn.Conv2d(len(widths), 1, 1)
+        for fuse in (self.fuse_blur, self.fuse_depth):
+            nn.init.constant_(fuse.weight, 1 / len(widths))  # start as the mean of the scales
+            nn.init.zeros_(fuse.bias)  # type: ignore[arg-type]
+
+    def forward(self, images: Tensor) -> StudentOutput:
+        """Blur logits (positive = out of focus) and relative inverse depth of a batch.
+
+        Args:
+            images: (B, 3, H, W), ImageNet-normalised; H and W multiples of `stride`.
+        """
+        height, width = images.shape[-2:]
+        if height % self.stride or width % self.stride:
+            fits = [max(round(n / self.stride), 1) * self.stride for n in (height, width)]
+            raise ValueError(
+                f"input is {height} x {width}; sides must be multiples of {self.stride}: {fits[0]} x {fits[1]}"
+            )
+        features = self.encoder(images)[::-1]
+        x = self.refine[0](self.laterals[0](features[0]))
+        sides = [self.heads[0](x)]
+        for step, lateral, refine, head, feature in zip(
+            self.steps, self.laterals[1:], self.refine[1:], self.heads[1:], features[1:], strict=True
+        ):
+            # the 1x1 convolution comes before the up-sampling: the same result for a quarter of the work
+            x = refine(F.interpolate(step(x), size=feature.shape[-2:], mode="nearest") + lateral(feature))
+            sides.append(head(x))
+        # up-sampling and the 1x1 fusion are both linear: fusing on the finest scale is cheaper
+        finest = sides[-1].shape[-2:]
+        stacked = torch.stack(
+            [F.interpolate(side, size=finest, mode="bilinear", align_corners=False) for side in sides], dim=2
+        )
+        fused_blur, fused_depth = (
+            F.interpolate(fuse(stacked[:, task]), size=(height, width), mode="bilinear", align_corners=False)
+            for task, fuse in enumerate((self.fuse_blur, self.fuse_depth))
+        )
+        return StudentOutput(
+            blur=[fused_blur, *(side[:, :1] for side in sides)],
+            depth=[fused_depth, *(side[:, 1:] for side in sides)],
+        )
+
+
+def create_student(
+    name: str = "lite",
+    *,
+    encoder: str = "tf_efficientnet_lite0",
+    channels: int = 64,
+    encoder_weights: str = "none",
+) -> LiteStudent | PaperStudent:
+    """A student by name: `lite`, `paper-resnext101` or `paper-vgg16`, in training mode.
+
+    Args:
+        name: which student.
+        encoder: the timm encoder of `lite`; the paper's networks are fixed.
+        channels: decoder width of `lite`.
+        encoder_weights: `none` (random), `hub` (ImageNet weights from the model hub) or a file in timm's
+            names (`.safetensors`, or a `.pth` that loads with `weights_only`). The rest is random.
+
+    Raises:
+        ModelError: unknown name, unusable encoder, or weights that are absent or do not fit.
+    """
+    if name not in STUDENT_NAMES:
+        raise ModelError(f"student {name!r} does not exist; choose one of: {', '.join(STUDENT_NAMES)}")
+    weights = _weights_file(PAPER_ENCODERS.get(name, encoder), encoder_weights)
+    if name == "lite":
+        return LiteStudent(encoder, channels=channels, weights=weights)
+    try:
+        return PaperStudent("vgg16" if name == "paper-vgg16" else "resnext101", pretrained=weights or False)
+    except Exception as error:  # timm and torch raise kinds of their own
+        raise ModelError(f"{name}: encoder weights {weights} do not fit ({_line(error)}); give others") from error
+
+
+def _weights_file(encoder: str, weights: str) -> Path | None:
+    """The file that `none`, `hub` or a path stands for."""
+    if weights == "none":
+        return None
+    if weights == "hub":
+        return _from_hub(encoder)
+    if not Path(weights).is_file():
+        raise ModelError(f"{weights}: no such file of encoder weights; give a file in timm's names, hub or none")
+    return Path(weights)
+
+
+def _from_hub(encoder: str) -> Path:
+    """ImageNet weights from the model hub or its local cache, without minutes of retries when it is away."""
+    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
+
+    settings = timm.get_pretrained_cfg(encoder, allow_unregistered=True)
+    if settings is None or not settings.hf_hub_id:
+        raise ModelError(f"encoder {encoder!r}: timm offers no weights on the hub; give a local file, or none")
+    try:
+        get_session().head(constants.ENDPOINT, timeout=5)
+        answers = True
+    except Exception:  # whatever the HTTP library of the day raises
+        answers = False
+    try:
+        return Path(hf_hub_download(settings.hf_hub_id, "model.safetensors", local_files_only=not answers))
+    except Exception as error:
+        why = _line(error) if answers else "the hub cannot be reached, and its local cache has none"
+        raise ModelError(f"encoder {encoder!r}: no weights ({why}); give a local file, or none") from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
