@@ -28,7 +28,10 @@ device_option = click.option("--device", default="auto", show_default=True, help
 
 
 class Group(click.Group):
-    """Turns the library's exceptions into one line and an exit code."""
+    """Turns the library's exceptions into one line and an exit code; lists commands in the order of use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
 
     def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
         run: Callable[..., Any] = super().main
@@ -63,8 +66,8 @@ def main() -> None:
 @click.argument("layout", type=click.Choice(LAYOUTS))
 @click.argument("root", type=click.Path(path_type=Path))
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The manifest, JSON Lines.")
-@click.option("--name", help="Prefix of the sample ids. [default: the layout's name]")
-@click.option("--polarity", type=click.Choice(["white-is-blur", "white-is-focus"]), help="Of `pairs`' masks.")
+@click.option("--name", help="Prefix of the sample ids. [default: the dataset's or the folder's name]")
+@click.option("--polarity", type=click.Choice(["white-is-blur", "white-is-focus"]), help="What white means in the masks; `pairs` needs it.")
 @click.option("--val-fraction", default=0.1, show_default=True, type=click.FloatRange(0, 1, max_open=True))
 @click.option("--seed", default=0, show_default=True, help="Of the validation split.")
 @click.option("--jobs", default=-1, show_default=True, help="Processes; -1 for one a core.")
@@ -85,7 +88,7 @@ def index(out: Path, as_json: bool, **options: Any) -> int:
     for warning in summary.warnings:
         _say(f"warning: {warning}")
     _list_left_out(summary.problems)
-    counts = ", ".join(f"{count} {split}" for split, count in summary.samples.items())
+    counts = ", ".join(f"{count} {split}" for split, count in summary.by_split.items())
     _print(summary, as_json, [f"{out}: {counts}; {summary.with_mask} with mask, {summary.without_mask} without"])
     return LEFT_OUT if summary.problems else 0
 

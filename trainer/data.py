@@ -151,7 +151,7 @@ class Batches:
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self.photographs, self.seed, self.device = photographs, seed, device
-        self.batch_size = min(batch_size, len(photographs))
+        self.batch_size = max(min(batch_size, len(photographs)), 1)
         self.workers = min(_cores(), 16) if workers < 0 else workers
         self.progress = progress
         self.keep = len(photographs) * photographs.size**2 * 6 <= cache_gib * 2**30
@@ -165,6 +165,13 @@ class Batches:
         generator = torch.Generator().manual_seed((self.seed << 20) + number)
         order = torch.randperm(len(self.photographs), generator=generator)
         steps = order[: len(self) * self.batch_size].view(len(self), self.batch_size)[start:]
+        yield from self._batches(list(steps))
+
+    def in_order(self) -> Iterator[Batch]:
+        """Every sample once, in the order of the photographs; the last batch may be smaller."""
+        yield from self._batches(list(torch.arange(len(self.photographs)).split(self.batch_size)))
+
+    def _batches(self, steps: list[Tensor]) -> Iterator[Batch]:
         if self.keep:
             self.cache = self.cache or self._fill()
             for rows in steps:
@@ -172,7 +179,7 @@ class Batches:
             return
         loader = DataLoader(
             self.photographs,
-            batch_sampler=steps.tolist(),
+            batch_sampler=[rows.tolist() for rows in steps],
             num_workers=self.workers,
             collate_fn=_concatenate,
             pin_memory=self.device.type == "cuda",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import nn
@@ -9,7 +11,7 @@ from torch import nn
 from pipeline.contract import LabelReader, Sample
 from trainer.augment import normalise, targets
 from trainer.config import Config
-from trainer.data import Photographs
+from trainer.data import Batches, Photographs
 from trainer.device import autocast
 from trainer.losses import ssi_l1_loss
 from trainer.metrics import Evaluation
@@ -18,38 +20,51 @@ __all__ = ["Validation"]
 
 
 class Validation:
-    """Figures of a student on the validation split, at the network's input size."""
+    """The validation split, prepared once, at the network's input size.
 
-    def __init__(self, samples: list[Sample], reader: LabelReader | None, config: Config, device: torch.device) -> None:
-        self.device, self.autocast = device, autocast(config.precision, device)
+    Attributes:
+        measure: the figure that a best epoch is chosen by: blur where masks are learnt, else depth.
+    """
+
+    def __init__(
+        self, samples: Sequence[Sample], reader: LabelReader | None, config: Config, device: torch.device
+    ) -> None:
         weights = config.blur_loss
-        self.masked = any((weights.bce, weights.iou, weights.l1)) and any(s.mask is not None for s in samples)
-        self.labelled = reader is not None and any(s.id in reader for s in samples)
-        self.measure = "val_mae" if self.masked else "val_depth"
-        if samples:
-            self.ids = [s.id for s in samples]
-            self.photographs = Photographs(samples, reader, size=config.data.input_size)
-            self.items = [self.photographs[i] for i in range(len(samples))]
+        learns_masks = any((weights.bce, weights.iou, weights.l1))
+        self.measure = "val_mae" if learns_masks and any(s.mask for s in samples) else "val_depth"
+        self.ids = [s.id for s in samples]
+        self.autocast = autocast(config.precision, device)
+        self.batches = Batches(
+            Photographs(samples, reader, size=config.data.input_size),
+            batch_size=config.data.batch_size,
+            seed=config.seed,
+            device=device,
+            cache_gib=config.data.cache_gib,
+            workers=config.data.workers,
+        )
 
     def __call__(self, student: nn.Module) -> dict[str, float]:
-        if not (self.masked or self.labelled):
+        """`val_mae`, `val_f`, `val_iou` (D-DFFNet's protocol) and `val_depth` (scale-and-shift-invariant L1)."""
+        if not self.ids:
             return {}
         training = student.training
         student.eval()
-        evaluation, depth_errors = Evaluation(protocols=("dffnet",)), []
-        for sample_id, item in zip(self.ids, self.items, strict=True):
-            batch = item.to(self.device)
+        evaluation, depth_errors, ids = Evaluation(protocols=("dffnet",)), [], iter(self.ids)
+        for batch in self.batches.in_order():
             with torch.inference_mode(), self.autocast():
                 output = student(normalise(batch.images.float() / 255))
-            mask, depth = targets(batch)
-            if bool(batch.has_mask):
-                probability = output.blur[0][0, 0].float().sigmoid().cpu().numpy()
-                evaluation.update(probability, mask[0, 0].cpu().numpy() > 0.5, sample_id)
-            if bool(torch.isfinite(depth).any()):
-                depth_errors.append(float(ssi_l1_loss(output.depth[0].float(), depth)))
+            masks, depths = targets(batch)
+            blur = output.blur[0].float().sigmoid()
+            for row, sample_id in zip(range(len(masks)), ids, strict=False):
+                if bool(batch.has_mask[row]) and self.measure == "val_mae":
+                    mask = masks[row, 0].cpu().numpy() > 0.5
+                    evaluation.update(blur[row, 0].cpu().numpy(), mask, sample_id)
+                label = depths[row : row + 1]
+                if bool(torch.isfinite(label).any()):
+                    depth_errors.append(float(ssi_l1_loss(output.depth[0][row : row + 1].float(), label)))
         student.train(training)
         figures = {}
-        if self.masked:
+        if self.measure == "val_mae":
             result = evaluation.result()["dffnet"]
             figures = {"val_mae": result["mae"], "val_f": result["f_at_half"], "val_iou": result["iou"]}
         if depth_errors:
