@@ -67,7 +67,11 @@ def main() -> None:
 @click.argument("root", type=click.Path(path_type=Path))
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The manifest, JSON Lines.")
 @click.option("--name", help="Prefix of the sample ids. [default: the dataset's or the folder's name]")
-@click.option("--polarity", type=click.Choice(["white-is-blur", "white-is-focus"]), help="What white means in the masks; `pairs` needs it.")
+@click.option(
+    "--polarity",
+    type=click.Choice(["white-is-blur", "white-is-focus"]),
+    help="What white means in the masks; `pairs` needs it.",
+)
 @click.option("--val-fraction", default=0.1, show_default=True, type=click.FloatRange(0, 1, max_open=True))
 @click.option("--seed", default=0, show_default=True, help="Of the validation split.")
 @click.option("--jobs", default=-1, show_default=True, help="Processes; -1 for one a core.")
@@ -102,8 +106,8 @@ def index(out: Path, as_json: bool, **options: Any) -> int:
 @click.option(
     "--precision", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True
 )
-@click.option("--dtype", type=click.Choice(["u16", "u8", "f16"]), default="u16", show_default=True)
-@click.option("--shard-size", type=click.IntRange(min=1), default=256, show_default=True, help="Maps a shard.")
+@click.option("--dtype", type=click.Choice(["u16", "u8", "f16"]), help="Of the stored maps. [default: u16]")
+@click.option("--shard-size", type=click.IntRange(min=1), help="Maps a shard. [default: 256]")
 @click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True)
 @click.option("--workers", type=int, default=-1, show_default=True, help="Threads that decode; -1: one a core.")
 @click.option("--retry-failed", is_flag=True, help="Label the photographs again that failed before.")
@@ -122,10 +126,14 @@ def label(manifest: Path, store: Path, as_json: bool, **options: Any) -> int:
     from pipeline.teachers import load_teacher
 
     _register_students()
+    spec = options.pop("teacher")
     how = {key: options.pop(key) for key in ("device", "card", "size", "precision")}
-    load = functools.partial(load_teacher, options.pop("teacher"), **how)
-    with _progress("label", "maps") as progress:
-        summary = label(manifest, store, load_teacher=load, progress=progress, **options)
+    asked = " ".join([spec, *(f"{key}={value}" for key, value in how.items() if value and key != "device")])
+    load = functools.partial(load_teacher, spec, **how)
+    with _progress("label", "maps") as show:
+        summary = label(
+            manifest, store, load_teacher=load, asked=asked, progress=lambda p: show(p.done, p.total, p.note), **options
+        )
     _list_left_out(f"{sample}: {reason}" for sample, reason in summary.failed)
     stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in summary.stage_seconds.items())
     lines = [

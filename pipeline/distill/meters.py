@@ -1,0 +1,99 @@
+"""Where the time of a labelling run goes, and what came of it."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+
+import msgspec
+
+__all__ = ["STAGES", "LabelProgress", "LabelSummary", "Meters"]
+
+STAGES = ("read and decode", "teacher", "encode", "write", "waiting for images", "waiting for the writer")
+"""The first four add up the seconds of all threads at this work; the last two are those of the teacher's."""
+
+
+class LabelProgress(msgspec.Struct, frozen=True, kw_only=True):
+    """A labelling run so far. Photographs that earlier runs labelled do not count.
+
+    Attributes:
+        done, total: photographs that went through the teacher or failed, and those to do.
+        failed: those that failed.
+        shards_done, shards: finished on disk, and to do.
+        seconds: since the teacher began.
+        rate: photographs a second.
+        stage_seconds: by STAGES.
+    """
+
+    done: int
+    total: int
+    failed: int
+    shards_done: int
+    shards: int
+    seconds: float
+    rate: float
+    stage_seconds: dict[str, float]
+
+    @property
+    def note(self) -> str:
+        """What a progress line says beside the numbers: failures, and who the teacher waits for, if anybody."""
+        notes = [f"{self.failed} left out"] if self.failed else []
+        for stage in STAGES[-2:]:
+            share = self.stage_seconds[stage] / max(self.seconds, 1e-9)
+            if share > 0.1:
+                notes.append(f"{share:.0%} {stage}")
+        return ", ".join(notes)
+
+
+class LabelSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """What a labelling run did. Photographs are counted once however many ids they have.
+
+    Attributes:
+        samples: ids in the manifest.
+        labelled: photographs labelled by this run.
+        kept: photographs that had their label before.
+        failed: (sample id, reason) of all samples of the manifest that have no label, earlier failures too.
+        shards: written by this run.
+        bytes: of these shards.
+        seconds: of the whole run, planning and loading included.
+        rate: photographs labelled a second, from the first to the last; 0 if there were none.
+        batch_size: the largest number of photographs that the teacher was given at once and had memory for.
+        stage_seconds: by STAGES, empty where there was nothing to do.
+        teacher: kind and name of the teacher whose labels the store holds.
+    """
+
+    samples: int
+    labelled: int
+    kept: int
+    failed: list[tuple[str, str]]
+    shards: int
+    bytes: int
+    seconds: float
+    rate: float
+    batch_size: int
+    stage_seconds: dict[str, float]
+    teacher: str
+
+
+class Meters:
+    """Seconds by stage, added up from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.seconds = dict.fromkeys(STAGES, 0.0)
+
+    @contextlib.contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        """Add the time of a block to a stage."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(stage, time.perf_counter() - begin)
+
+    def add(self, stage: str, seconds: float) -> None:
+        """Add seconds to a stage."""
+        with self._lock:
+            self.seconds[stage] += seconds

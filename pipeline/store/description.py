@@ -1,0 +1,212 @@
+"""`store.json`: what every number in the store means. Written once, when the store is made."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import hashlib
+import importlib.metadata
+from pathlib import Path
+
+import msgspec
+
+from pipeline.errors import SoftfocusError
+from pipeline.files import FileTaken, new_file
+from pipeline.provenance import QUANTITY, Provenance
+from pipeline.store.encoding import DTYPES, GZIP_LEVEL, DType, words
+from pipeline.store.errors import StoreError
+
+__all__ = [
+    "DESCRIPTION",
+    "SCHEMA",
+    "StoreDescription",
+    "check_empty",
+    "check_settings",
+    "check_teacher",
+    "create_store",
+    "has_description",
+    "read_description",
+    "tool_version",
+]
+
+DESCRIPTION = "store.json"
+SCHEMA = 1
+
+
+class StoreDescription(msgspec.Struct, frozen=True, kw_only=True):
+    """A label store in words and settings that a person, and any program, can read.
+
+    Attributes:
+        softfocus: always "label store".
+        schema: version of the format; another one is refused.
+        quantity, direction: what a value is and which way it grows.
+        dtype: of the codes, "u16", "u8" or "f16".
+        encoding: the formula from code to value, and the invalid code.
+        geometry: how a map lies on its photograph.
+        codec: HDF5 filters of the maps; all come with plain h5py.
+        layout: where in the folder things are.
+        shard_size: largest number of maps in a shard.
+        provenance: the teacher.
+        asked: how the teacher was asked for when the store was made (the command line's words), or empty.
+        tool: the softfocus that made the store.
+        created: when, UTC.
+    """
+
+    softfocus: str = "label store"
+    schema: int = SCHEMA
+    quantity: str = QUANTITY
+    direction: str = "large = near; known up to a scale and a shift for each map"
+    dtype: DType = "u16"
+    encoding: str
+    geometry: str = (
+        "whole frame, no crop: the upright photograph (EXIF rotation applied) squeezed to (height, width) "
+        "of the map; pixel centres at (i + 0.5) / size"
+    )
+    codec: str = f"shuffle, gzip {GZIP_LEVEL}, fletcher32; one chunk a map"
+    layout: str = (
+        "plan/NNNN.h5: which image (sha256) is in which row, and which sample ids point to it; "
+        "shards/NNNNNN.h5: labels[row, y, x], offset, scale, invalid_count, id, sha256, failed; "
+        "the 512 bytes before the HDF5 part of these files are a line of JSON with their sha256"
+    )
+    shard_size: int
+    provenance: Provenance
+    asked: str = ""
+    tool: str
+    created: str
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 in hexadecimal of all that decides the labels: schema, quantity, dtype and teacher."""
+        facts = [self.schema, self.quantity, self.dtype, self.provenance.fingerprint]
+        return hashlib.sha256(msgspec.json.encode(facts)).hexdigest()
+
+
+def create_store(
+    store: Path, provenance: Provenance, *, dtype: DType = "u16", shard_size: int = 256, asked: str = ""
+) -> StoreDescription:
+    """Make an empty label store; where another process made it meanwhile, that one is returned.
+
+    Raises:
+        StoreError: unknown dtype, shard size below 1, a folder that holds other things, or not writable.
+    """
+    if dtype not in DTYPES:
+        raise StoreError(f"{store}: no dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
+    if shard_size < 1:
+        raise StoreError(f"{store}: shards of {shard_size} maps; choose 1 or more")
+    check_empty(store)
+    description = StoreDescription(
+        dtype=dtype,
+        encoding=words(dtype),
+        shard_size=shard_size,
+        provenance=provenance,
+        asked=asked,
+        tool=tool_version(),
+        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    )
+    try:
+        with new_file(store / DESCRIPTION, replace=False) as temporary:
+            temporary.write_bytes(msgspec.json.format(msgspec.json.encode(description), indent=2) + b"\n")
+    except FileTaken:
+        return read_description(store)
+    except SoftfocusError as error:
+        raise StoreError(str(error)) from error
+    return description
+
+
+def check_empty(store: Path) -> None:
+    """Refuse to make a store among other people's files (left-over temporary files do not count)."""
+    if store.is_dir() and not (store / DESCRIPTION).exists():
+        others = [entry.name for entry in store.iterdir() if not entry.name.startswith(".")]
+        if others:
+            raise StoreError(
+                f"{store}: holds {others[0]!r} and no {DESCRIPTION}, so it is no label store; name a new folder"
+            )
+
+
+def has_description(store: Path) -> bool:
+    """Whether there is a `store.json`, readable or not."""
+    return (store / DESCRIPTION).exists()
+
+
+def read_description(store: Path) -> StoreDescription:
+    """Read `store.json`.
+
+    Raises:
+        StoreError: no label store there, a damaged description, or one of another schema.
+    """
+    path = store / DESCRIPTION
+    try:
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise StoreError(
+            f"{store}: no label store ({DESCRIPTION} is missing); make one with `softfocus label`"
+        ) from error
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read ({error.strerror}); mend its permissions") from error
+    damaged = "restore it from a copy, or make the labels anew in another folder"
+    try:
+        kind = msgspec.json.decode(content, type=_Kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise StoreError(f"{path}: damaged ({error}); {damaged}") from error
+    if kind.softfocus != "label store":
+        raise StoreError(f"{path}: describes no label store; name the folder that `softfocus label` made")
+    if kind.schema != SCHEMA:
+        raise StoreError(
+            f"{path}: a label store of schema {kind.schema}, and this softfocus reads schema {SCHEMA}; "
+            "use the softfocus that made it, or label anew in another folder"
+        )
+    try:
+        return msgspec.json.decode(content, type=StoreDescription)
+    except msgspec.ValidationError as error:
+        raise StoreError(f"{path}: damaged ({error}); {damaged}") from error
+
+
+class _Kind(msgspec.Struct):
+    softfocus: str
+    schema: int
+
+
+def check_settings(store: Path, description: StoreDescription, *, dtype: str | None, shard_size: int | None) -> None:
+    """Refuse settings that differ from those the store was made with; None agrees with any.
+
+    Raises:
+        StoreError: naming both.
+    """
+    asked_and_made = (("dtype", dtype, description.dtype), ("shard size", shard_size, description.shard_size))
+    for name, asked, made in asked_and_made:
+        if asked is not None and asked != made:
+            raise StoreError(
+                f"{store}: a store of {name} {made}, asked for {asked}; leave the option away or name a new folder"
+            )
+
+
+def check_teacher(store: Path, description: StoreDescription, provenance: Provenance) -> None:
+    """Refuse another teacher than the one whose labels the store holds.
+
+    Raises:
+        StoreError: naming both, and the first thing in which they differ.
+    """
+    made = description.provenance
+    if made.fingerprint == provenance.fingerprint:
+        return
+    fields = [name for name in provenance.__struct_fields__ if name != "versions"]
+    encoded = [[msgspec.json.encode(getattr(side, name)) for name in fields] for side in (made, provenance)]
+    differing = [name for name, ours, theirs in zip(fields, *encoded, strict=True) if ours != theirs]
+    what = ", ".join(differing) or "fingerprint"
+    raise StoreError(
+        f"{store}: holds labels of the teacher {_name(made)}, not of {_name(provenance)} (other {what}); "
+        "name a new folder or the store's own teacher"
+    )
+
+
+def _name(provenance: Provenance) -> str:
+    return f"{provenance.kind}:{provenance.name} (weights {provenance.weights_sha256[:12]})"
+
+
+@functools.cache
+def tool_version() -> str:
+    """This softfocus and its version, such as "softfocus 0.1.0"."""
+    try:
+        return f"softfocus {importlib.metadata.version('softfocus')}"
+    except importlib.metadata.PackageNotFoundError:
+        return "softfocus (a checkout that is not installed)"

@@ -1,0 +1,95 @@
+"""The plan on disk: `plan/0000.h5`, `plan/0001.h5`, ..., one file a generation, none ever changed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from pipeline.store.description import SCHEMA, StoreDescription
+from pipeline.store.errors import DamagedShard, StoreError
+from pipeline.store.plan import Generation, Plan
+from pipeline.store.seal import Seal, add_array, memory_file, read_seal, write_sealed
+
+__all__ = ["PLAN_FOLDER", "read_plan", "write_generation"]
+
+PLAN_FOLDER = "plan"
+_MEND = "restore it from a copy, or make the labels anew in another folder"
+
+
+def read_plan(store: Path, description: StoreDescription) -> Plan:
+    """The plan of a store; empty if nothing was planned yet.
+
+    Raises:
+        StoreError: a generation is missing or belongs to another store.
+        DamagedShard: a generation is damaged.
+    """
+    folder = store / PLAN_FOLDER
+    generations: list[Generation] = []
+    for number, path in enumerate(_files(folder)):
+        if path.name != _name(number):
+            raise StoreError(f"{folder / _name(number)}: missing, and {path.name} builds on it; {_MEND}")
+        generations.append(_read(path, number, description, generations))
+    return Plan(generations)
+
+
+def write_generation(store: Path, description: StoreDescription, plan: Plan, generation: Generation) -> None:
+    """Add a generation to the plan that it was drawn up on.
+
+    Raises:
+        FileTaken: another process added one meanwhile: read the plan again and draw up anew.
+        StoreError: it cannot be written.
+    """
+    number = plan.generations
+    seal = Seal(
+        softfocus="plan",
+        schema=SCHEMA,
+        store=description.fingerprint,
+        number=number,
+        rows=len(generation.sha256),
+    )
+    with memory_file() as file:
+        add_array(file, "sha256", generation.sha256)
+        add_array(file, "shards", generation.shards)
+        add_array(file, "id", generation.ids)
+        add_array(file, "row", generation.rows)
+        file.attrs["schema"] = SCHEMA
+        file.attrs["first_row"] = generation.first_row
+        file.attrs["shard_size"] = description.shard_size
+        write_sealed(store / PLAN_FOLDER / _name(number), file, seal, replace=False)
+
+
+def _files(folder: Path) -> list[Path]:
+    """Generations in order. Other HDF5 files there are refused rather than passed over."""
+    paths = list(folder.glob("*.h5")) if folder.is_dir() else []
+    paths = [path for path in paths if not path.name.startswith(".")]
+    for path in paths:
+        if not re.fullmatch(r"\d{4,}\.h5", path.name):
+            raise StoreError(f"{path}: no plan of softfocus; move it out of the label store")
+    return sorted(paths, key=lambda path: int(path.stem))
+
+
+def _name(number: int) -> str:
+    return f"{number:04d}.h5"
+
+
+def _read(path: Path, number: int, description: StoreDescription, earlier: list[Generation]) -> Generation:
+    seal = read_seal(path, kind="plan")
+    if seal.store != description.fingerprint or seal.number != number:
+        raise StoreError(f"{path}: the plan of another label store or another generation; {_MEND}")
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            generation = Generation(
+                first_row=int(file.attrs["first_row"]),
+                sha256=file["sha256"][()],
+                shards=file["shards"][()],
+                ids=np.asarray(file["id"][()], dtype=np.bytes_),
+                rows=file["row"][()],
+            )
+    except (OSError, KeyError, RuntimeError, ValueError) as error:
+        raise DamagedShard(f"{path}: damaged ({error}); {_MEND}") from error
+    if generation.first_row != sum(len(each.sha256) for each in earlier):
+        raise StoreError(f"{path}: does not continue the generations before it; {_MEND}")
+    return generation

@@ -1,0 +1,206 @@
+"""Soft labels by sample id, in any process."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.store.description import StoreDescription, read_description
+from pipeline.store.encoding import decode
+from pipeline.store.errors import DamagedShard, MissingLabel
+from pipeline.store.generations import read_plan
+from pipeline.store.shard import finished_shards, read_reasons, shard_path
+
+__all__ = ["LabelReader"]
+
+_MEND = "run `softfocus label` with a manifest that holds the sample"
+
+
+class LabelReader:
+    """The labels of a store as it is when the reader is made; later ones need a new reader.
+
+    `reader[sample_id]` is the map as float32 (H, W), relative inverse depth, large = near, scale and shift
+    of each map unknown, NaN where not known. H and W are the label's own, `size_of` tells them. It covers
+    the whole upright photograph.
+
+    `in`, `len` and iteration regard the ids whose label is really there. May be used in threads, and copied
+    into other processes by fork or pickle: each process opens its own files, at most `open_files` at once.
+
+    Raises:
+        StoreError: no label store, one of another schema, or a foreign file in it.
+        DamagedShard: a shard is cut short.
+    """
+
+    def __init__(self, store: Path | str, *, open_files: int = 64) -> None:
+        self.store = Path(store).absolute()
+        self.description: StoreDescription = read_description(self.store)
+        self._plan = read_plan(self.store, self.description)
+        self._there = self._labelled_rows()
+        self._files = _OpenFiles(open_files)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 in hexadecimal of all that decides the labels: schema, quantity, dtype and teacher."""
+        return self.description.fingerprint
+
+    def __getitem__(self, sample_id: str) -> npt.NDArray[np.float32]:
+        """The label of a sample, float32 (H, W), NaN where not known.
+
+        Raises:
+            MissingLabel: the store has none.
+            DamagedShard: its bytes are not those that were written.
+        """
+        row = self._row(sample_id)
+        number = int(self._plan.shards_of(np.array(row)))
+        position = row - int(self._plan.shards["start"][number])
+        path = shard_path(self.store, number)
+        try:
+            codes, offset, scale, invalid_count = self._files.read(path, position)
+        except (OSError, KeyError, RuntimeError, ValueError) as error:
+            raise DamagedShard(
+                f"{path}: row {position} ({sample_id!r}) cannot be read ({error}); remove the file and run "
+                "`softfocus label` again, which makes just this shard anew"
+            ) from error
+        return decode(codes, offset, scale, invalid_count)
+
+    def __contains__(self, sample_id: object) -> bool:
+        row = self._plan.row_of(sample_id) if isinstance(sample_id, str) else -1
+        return row >= 0 and bool(self._there[row])
+
+    def __len__(self) -> int:
+        return int(np.count_nonzero(self._there[self._plan.rows]))
+
+    def __iter__(self) -> Iterator[str]:
+        for name in self._plan.ids[self._there[self._plan.rows]]:
+            yield name.decode()
+
+    def missing(self, ids: Iterable[str]) -> list[str]:
+        """Those of `ids`, in their order, that have no label here."""
+        wanted = list(ids)
+        return [wanted[place] for place in np.flatnonzero(self._rows(wanted) < 0)]
+
+    def stale(self, hashes: Mapping[str, str]) -> list[str]:
+        """Those ids of `hashes` (id -> SHA-256 in hexadecimal) whose label is of another photograph."""
+        wanted = list(hashes)
+        rows = self._rows(wanted)
+        places = np.flatnonzero(rows >= 0)
+        told = np.frombuffer(bytes.fromhex("".join(hashes[wanted[p]] for p in places)), np.uint8).reshape(-1, 32)
+        differs = (self._plan.sha256[rows[places]] != told).any(axis=1)
+        return [wanted[place] for place in places[differs]]
+
+    def sha256_of(self, sample_id: str) -> str:
+        """SHA-256 (hexadecimal) of the photograph that the label was made from.
+
+        Raises:
+            MissingLabel: the store has no label of this sample.
+        """
+        return bytes(self._plan.sha256[self._row(sample_id)]).hex()
+
+    def size_of(self, sample_id: str) -> tuple[int, int]:
+        """(height, width) of a sample's label, without reading it.
+
+        Raises:
+            MissingLabel: the store has no label of this sample.
+        """
+        entry = self._plan.shards[int(self._plan.shards_of(np.array(self._row(sample_id))))]
+        return int(entry["height"]), int(entry["width"])
+
+    def close(self) -> None:
+        """Close the files that this process has open; reading opens them again."""
+        self._files.close()
+
+    def _labelled_rows(self) -> npt.NDArray[np.bool_]:
+        """Whether there is a label, for each row of the plan."""
+        there = np.zeros(len(self._plan.sha256), np.bool_)
+        for number, seal in finished_shards(self.store, self.description, self._plan).items():
+            start = int(self._plan.shards["start"][number])
+            there[start : start + seal.rows] = True
+            if seal.failed:
+                reasons = read_reasons(shard_path(self.store, number))
+                there[start : start + seal.rows] = [not reason for reason in reasons]
+        return there
+
+    def _rows(self, ids: list[str]) -> npt.NDArray[np.int64]:
+        """The row of each id, -1 where there is no label."""
+        rows = self._plan.rows_of(ids)
+        known = np.flatnonzero(rows >= 0)
+        rows[known[~self._there[rows[known]]]] = -1
+        return rows
+
+    def _row(self, sample_id: str) -> int:
+        row = self._plan.row_of(sample_id)
+        if row < 0:
+            raise MissingLabel(f"{self.store}: no label of {sample_id!r}; {_MEND}")
+        if not self._there[row]:
+            raise MissingLabel(f"{self.store}: no label of {sample_id!r} ({self._why(row)})")
+        return row
+
+    def _why(self, row: int) -> str:
+        number = int(self._plan.shards_of(np.array(row)))
+        path = shard_path(self.store, number)
+        if not path.exists():
+            return f"shard {number} is not made yet; {_MEND}"
+        reason = read_reasons(path)[row - int(self._plan.shards["start"][number])]
+        if not reason:
+            return "made after this reader was: open the store again"
+        return f"{reason}; mend that and run `softfocus label` with --retry-failed"
+
+
+class _OpenFiles:
+    """A few open shards, least recently used first; nothing of it goes into another process."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = max(1, limit)
+        self._start()
+
+    def _start(self) -> None:
+        self._process = os.getpid()
+        self._lock = threading.Lock()
+        self._shards: OrderedDict[Path, _OpenShard] = OrderedDict()
+
+    def __getstate__(self) -> int:
+        return self._limit
+
+    def __setstate__(self, limit: int) -> None:
+        self.__init__(limit)  # type: ignore[misc]
+
+    def read(self, path: Path, position: int) -> tuple[npt.NDArray[Any], float, float, int]:
+        """Codes, offset, scale and number of invalid pixels of a row."""
+        if self._process != os.getpid():
+            self._start()  # after a fork: the parent's files are the parent's
+        with self._lock:
+            shard = self._shards.pop(path, None) or _OpenShard(path)
+            self._shards[path] = shard
+            while len(self._shards) > self._limit:
+                self._shards.popitem(last=False)[1].file.close()
+            return shard.read(position)
+
+    def close(self) -> None:
+        with self._lock:
+            while self._shards:
+                self._shards.popitem()[1].file.close()
+
+
+class _OpenShard:
+    def __init__(self, path: Path) -> None:
+        # No file locks, which network file systems lack; no chunk cache, as a map is read once and whole.
+        self.file = h5py.File(path, "r", locking=False, rdcc_nbytes=0)
+        self._labels = self.file["labels"]
+        self._offset, self._scale = self.file["offset"][()], self.file["scale"][()]
+        self._invalid_count = self.file["invalid_count"][()]
+
+    def read(self, position: int) -> tuple[npt.NDArray[Any], float, float, int]:
+        return (
+            self._labels[position],
+            float(self._offset[position]),
+            float(self._scale[position]),
+            int(self._invalid_count[position]),
+        )

@@ -1,0 +1,216 @@
+"""One shard of the store: a file of at most `shard_size` maps of one size, written whole or not at all.
+
+Writing a shard is a task of its own: it needs the store's description, the plan's entry and the results,
+and nothing of any other shard. Two processes that make the same shard do work twice and harm nothing, as
+each renames a whole file into place and the maps are the same.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import msgspec
+import numpy as np
+
+from pipeline.provenance import Provenance
+from pipeline.store.description import SCHEMA, StoreDescription, tool_version
+from pipeline.store.encoding import DTYPES, GZIP_LEVEL, Packed, encode, fletcher32, pack
+from pipeline.store.errors import DamagedShard, StoreError
+from pipeline.store.plan import Plan, PlanShard
+from pipeline.store.seal import Seal, add_array, memory_file, read_seal, write_sealed
+
+__all__ = [
+    "ABSENT",
+    "SHARD_FOLDER",
+    "Result",
+    "finished_shards",
+    "read_reasons",
+    "read_results",
+    "shard_path",
+    "write_shard",
+]
+
+SHARD_FOLDER = "shards"
+ABSENT = "not in the manifest of the run that made this shard"
+"""Reason of a row that is labelled as soon as a run has a manifest with its photograph."""
+
+Result = Packed | str
+"""A packed map, or the reason why there is none."""
+
+_REASON_BYTES = 500
+_READ_ERRORS = (OSError, KeyError, RuntimeError, ValueError)  # what h5py raises on damaged files
+
+
+def shard_path(store: Path, number: int) -> Path:
+    """The file of a shard."""
+    return store / SHARD_FOLDER / f"{number:06d}.h5"
+
+
+def write_shard(
+    store: Path,
+    description: StoreDescription,
+    shard: PlanShard,
+    results: Iterable[tuple[int, Result]],
+    *,
+    provenance: Provenance,
+    precision: str = "",
+) -> Seal:
+    """Write a shard, replacing what was there.
+
+    Args:
+        results: (position in the shard, result), each position once, in any order. An exception that it
+            raises leaves the store as it was.
+        provenance: the teacher that ran, with its library versions.
+        precision: that it computed in, if known, such as "bfloat16".
+
+    Raises:
+        StoreError: the file cannot be written.
+        ValueError: a position is missing.
+    """
+    with memory_file() as file:
+        reasons = _fill(file, shard, DTYPES[description.dtype], results)
+        _describe(file, description, provenance, precision)
+        seal = Seal(
+            softfocus="shard",
+            schema=SCHEMA,
+            store=description.fingerprint,
+            number=shard.number,
+            planned=shard.fingerprint,
+            rows=len(shard),
+            failed=sum(bool(reason) for reason in reasons),
+        )
+        return write_sealed(shard_path(store, shard.number), file, seal)
+
+
+def _fill(file: h5py.File, shard: PlanShard, dtype: np.dtype[Any], results: Iterable[tuple[int, Result]]) -> list[str]:
+    """Write all datasets of a shard; returns the reason of each row, empty for a label."""
+    count, size = len(shard), (shard.height, shard.width)
+    labels = file.create_dataset(
+        "labels",
+        (count, *size),
+        dtype,
+        chunks=(1, *size),
+        shuffle=True,
+        compression="gzip",
+        compression_opts=GZIP_LEVEL,
+        fletcher32=True,
+    )
+    offset, scale = np.zeros(count), np.zeros(count)
+    invalid_count = np.zeros(count, np.uint32)
+    reasons: list[str | None] = [None] * count
+    nothing: Packed | None = None
+    for position, result in results:
+        if isinstance(result, str):
+            nothing = nothing or pack(encode(np.full(size, np.nan), _dtype_name(dtype)))
+            packed, reasons[position] = nothing, result or "no reason given"
+        else:
+            packed, reasons[position] = result, ""
+        labels.id.write_direct_chunk((position, 0, 0), packed.chunk)
+        offset[position], scale[position] = packed.offset, packed.scale
+        invalid_count[position] = packed.invalid_count
+    if None in reasons:
+        raise ValueError(f"shard {shard.number}: no result for position {reasons.index(None)}")
+    told = [reason or "" for reason in reasons]
+    add_array(file, "offset", offset)
+    add_array(file, "scale", scale)
+    add_array(file, "invalid_count", invalid_count)
+    add_array(file, "sha256", shard.sha256)
+    add_array(file, "id", np.array([sample_id.encode() for sample_id in shard.ids]))
+    add_array(file, "failed", np.array([_cut(reason, _REASON_BYTES) for reason in told]))
+    return told
+
+
+def _dtype_name(dtype: np.dtype[Any]) -> Any:
+    return next(name for name, each in DTYPES.items() if each == dtype)
+
+
+def _cut(text: str, size: int) -> bytes:
+    """UTF-8 of at most `size` bytes, cut between characters; line breaks and NUL become spaces."""
+    plain = " ".join(text.replace("\0", " ").split())
+    return plain.encode("utf-8", "replace")[:size].decode("utf-8", "ignore").encode()
+
+
+def _describe(file: h5py.File, description: StoreDescription, provenance: Provenance, precision: str) -> None:
+    """Attributes that tell a reader without the rest of the store what the numbers mean."""
+    file.attrs["schema"] = SCHEMA
+    for name in ("quantity", "direction", "encoding", "geometry"):
+        file.attrs[name] = getattr(description, name)
+    file.attrs["provenance"] = msgspec.json.encode(provenance).decode()
+    file.attrs["precision"] = precision
+    file.attrs["tool"] = tool_version()
+
+
+def finished_shards(store: Path, description: StoreDescription, plan: Plan) -> dict[int, Seal]:
+    """The shards that are there, by number, as far as `plan` knows them; each seal is checked.
+
+    A shard that a later generation brought, after `plan` was read, is passed over.
+
+    Raises:
+        StoreError: an HDF5 file in the folder that is no shard of this store.
+        DamagedShard: a shard is cut short or its seal is damaged.
+    """
+    folder = store / SHARD_FOLDER
+    seals = {}
+    names = sorted(os.listdir(folder)) if folder.is_dir() else []
+    for name in names:
+        if not name.endswith(".h5") or name.startswith("."):
+            continue
+        if not re.fullmatch(r"\d{6,}\.h5", name):
+            raise StoreError(f"{folder / name}: no shard of softfocus; move it out of the label store")
+        number = int(name[:-3])
+        seal = read_seal(folder / name, kind="shard")
+        if number < len(plan.shards):
+            _check_home(folder / name, seal, description, plan)
+            seals[number] = seal
+    return seals
+
+
+def _check_home(path: Path, seal: Seal, description: StoreDescription, plan: Plan) -> None:
+    mend = "move it out of the label store and run `softfocus label` again"
+    if seal.store != description.fingerprint:
+        raise StoreError(f"{path}: a shard of another label store (other teacher, schema or dtype); {mend}")
+    if seal.number != int(path.stem) or seal.planned != plan.shard_fingerprint(seal.number):
+        raise StoreError(f"{path}: does not hold the images that the plan puts there; {mend}")
+
+
+def read_reasons(path: Path) -> list[str]:
+    """For each row of a shard why it has no label; empty where it has one.
+
+    Raises:
+        DamagedShard: the file cannot be read.
+    """
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return [reason.decode() for reason in file["failed"][()].tolist()]
+    except _READ_ERRORS as error:
+        raise _damaged(path, error) from error
+
+
+def read_results(path: Path, positions: Iterable[int]) -> Iterator[tuple[int, Packed]]:
+    """Labels of a shard as they are stored, to be written into its successor.
+
+    Raises:
+        DamagedShard: the file cannot be read or a checksum is wrong.
+    """
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            offset, scale, invalid = (file[name][()] for name in ("offset", "scale", "invalid_count"))
+            for position in positions:
+                chunk = file["labels"].id.read_direct_chunk((position, 0, 0))[1]
+                if fletcher32(chunk[:-4]) != int.from_bytes(chunk[-4:], "little"):
+                    raise OSError(f"wrong checksum in row {position}")
+                numbers = float(offset[position]), float(scale[position]), int(invalid[position])
+                yield position, Packed(chunk, *numbers)
+    except _READ_ERRORS as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: BaseException) -> DamagedShard:
+    return DamagedShard(
+        f"{path}: damaged ({error}); remove it and run `softfocus label` again, which makes just this shard anew"
+    )
