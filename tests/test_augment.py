@@ -52,7 +52,9 @@ def test_without_any_change_a_sample_comes_back() -> None:
 
 def test_a_seed_means_the_same_again() -> None:
     """What a step sees is a function of its generator alone."""
-    runs = [augment(ramp_batch(), size=16, config=Augmentation(), generator=torch.Generator().manual_seed(5)) for _ in "ab"]
+    runs = [
+        augment(ramp_batch(), size=16, config=Augmentation(), generator=torch.Generator().manual_seed(5)) for _ in "ab"
+    ]
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
 
 

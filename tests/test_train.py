@@ -55,6 +55,11 @@ def stop_at(step: int):  # type: ignore[no-untyped-def]
     return progress
 
 
+def metrics(run: Path) -> list[dict[str, str]]:
+    """The rows of a run's metrics."""
+    return list(csv.DictReader((run / "metrics.csv").read_text().splitlines()))
+
+
 def weights(run: Path) -> dict[str, torch.Tensor]:
     """All tensors of a run's final state."""
     state = load_state(run / "state.pt")
@@ -69,7 +74,7 @@ def test_a_run_leaves_all_that_is_needed(small_set: Path, small_labels: Path, tm
     assert {p.name for p in run.iterdir()} == {
         "config.yaml", "metrics.csv", "curves.png", "run.json", "best.safetensors", "last.safetensors", "state.pt",
     }  # fmt: skip
-    rows = list(csv.DictReader((run / "metrics.csv").open()))
+    rows = metrics(run)
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert rows[0]["val_mae"] == "" and float(rows[1]["val_mae"]) > 0 and float(rows[2]["val_depth"]) > 0  # noqa: PT018
     assert (summary.steps, summary.training_samples, summary.validation_samples) == (9, 12, 3)
@@ -103,7 +108,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     assert summary.resumed_at == step
     whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
-    rows = [list(csv.DictReader((tmp_path / name / "metrics.csv").open())) for name in ("whole", "cut")]
+    rows = [metrics(tmp_path / name) for name in ("whole", "cut")]
     np.testing.assert_allclose(*([float(row["loss"]) for row in r] for r in rows), rtol=1e-6)
 
 

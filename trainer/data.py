@@ -83,7 +83,7 @@ def choose_samples(
 
 def squash(image: np.ndarray, size: int, *, resample: Image.Resampling = Image.Resampling.BICUBIC) -> np.ndarray:
     """The whole frame at (size, size), aspect ratio not kept, antialiased. uint8 (H, W, 3), or (H, W) of any kind."""
-    return np.asarray(Image.fromarray(image).resize((size, size), resample))
+    return np.array(Image.fromarray(image).resize((size, size), resample))  # a copy that torch may write to
 
 
 class Photographs(Dataset[Batch]):

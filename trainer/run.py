@@ -73,7 +73,7 @@ def write_record(
         "manifest_sha256": identity["manifest_sha256"],
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
         "versions": {
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),
             "timm": timm.__version__,
             "python": platform.python_version(),
         },

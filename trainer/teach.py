@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.contract import SoftfocusError, sha256_file
-from pipeline.teachers import Provenance
+from pipeline.contract import Provenance, SoftfocusError, sha256_file
 from trainer.augment import normalise
 from trainer.checkpoint import find_student, load_student
 from trainer.device import choose_device

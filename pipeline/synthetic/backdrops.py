@@ -52,7 +52,9 @@ def wall(kit: Kit, z: float, width: float) -> list[Thing]:
 
 def _window(kit: Kit, z: float, width: float) -> Thing:
     """A bright window with bars."""
-    sky = Material(texture(mix(pick(kit.rng, "cfe0ee", "f4ead8"), pick(kit.rng, "9fb38a", "8a9a8a"), _clouds(kit, 0.4))), None)
+    sky = Material(
+        texture(mix(pick(kit.rng, "cfe0ee", "f4ead8"), pick(kit.rng, "9fb38a", "8a9a8a"), _clouds(kit, 0.4))), None
+    )
     pane = Material(sky.texture, None, 0.0, emission=kit.between(1.5, 3.5))
     x, w, h = kit.between(-0.5, 0.5) * width, width * kit.between(0.25, 0.5), width * kit.between(0.35, 0.7)
     bars = kit.plain(pick(kit.rng, "e4dfd4", "3a2f28"), gloss=0)
@@ -129,7 +131,10 @@ def sky(kit: Kit, z: float, width: float) -> list[Thing]:
 
 def _heaven(kit: Kit, width: float) -> Thing:
     v = np.linspace(0, 1, LARGE, dtype=np.float32)[:, None]
-    top, low = pick(kit.rng, "3f74b5", "5a8cc4", "6f93bb", "7d8894"), pick(kit.rng, "c4daec", "e6dccb", "f0d3b0", "d5dadd")
+    top, low = (
+        pick(kit.rng, "3f74b5", "5a8cc4", "6f93bb", "7d8894"),
+        pick(kit.rng, "c4daec", "e6dccb", "f0d3b0", "d5dadd"),
+    )
     blue = mix(top, low, np.clip((v - 0.3) * 4.5, 0, 1) * np.ones((1, LARGE), np.float32))
     clouds = np.clip(field(kit.rng, LARGE, slope=1.4) * 0.6 + kit.between(-0.4, 0.25), 0, 0.95)
     image = mix(blue, pick(kit.rng, "eef0f0", "e2ddd8"), clouds)
@@ -172,7 +177,9 @@ def photograph(kit: Kit, z: float, width: float) -> list[Thing]:
 
 def night(kit: Kit, z: float, width: float) -> list[Thing]:
     """Darkness, a little coloured, for lights to stand in."""
-    dark = mix(pick(kit.rng, "1a1c28", "241c18", "14202a"), kit.colour() * 0.35, 0.4 + 0.4 * field(kit.rng, SMALL, slope=1.6))
+    dark = mix(
+        pick(kit.rng, "1a1c28", "241c18", "14202a"), kit.colour() * 0.35, 0.4 + 0.4 * field(kit.rng, SMALL, slope=1.6)
+    )
     return [_filled("night", Material(texture(dark), width * 0.9), z, width)]
 
 
@@ -185,7 +192,12 @@ def lights(kit: Kit, view: View, z: float, width: float, *, brightness: float, c
         near = z * kit.between(0.8, 0.99)
         disc_px = float(circle_of_confusion_px(near, view.camera))
         radius = near / view.camera.f_px * kit.between(0.8, 1.6)
-        gain = brightness * (disc_px / 2 + 1) ** 2 / (radius * view.camera.f_px / near) ** 2 * math.exp(kit.rng.normal(0, 0.5))
+        gain = (
+            brightness
+            * (disc_px / 2 + 1) ** 2
+            / (radius * view.camera.f_px / near) ** 2
+            * math.exp(kit.rng.normal(0, 0.5))
+        )
         hue = np.broadcast_to(vary(kit.rng, hues[int(kit.rng.integers(3))], 0.1), (2, 2, 3))
         x, y = middle + kit.rng.normal(0, (0.35, 0.16)) * width
         glow = Material(texture(np.asarray(hue, np.float32)), None, 0.0, emission=max(gain, 0.5))

@@ -65,7 +65,9 @@ def compose(layers: list[Layer], camera: Camera, shape: tuple[int, int]) -> tupl
         np.copyto(near, layer.inverse_depth, where=layer.colour[3] >= COVERED)
         with np.errstate(divide="ignore"):
             depth_m = 1 / layer.inverse_depth
-        diameter_px = circle_of_confusion_px(np.where(layer.inverse_depth > 0, depth_m, camera.focus_distance_m), camera)
+        diameter_px = circle_of_confusion_px(
+            np.where(layer.inverse_depth > 0, depth_m, camera.focus_distance_m), camera
+        )
         colour, (top, left, bottom, right) = blur(layer, diameter_px, shape)
         behind = picture[:, top:bottom, left:right]
         behind *= 1 - colour[3]

@@ -94,7 +94,13 @@ def ridge(rng: Generator, size: int, body: Array, *, rough: float, level: float 
 
 
 def _greens(rng: Generator) -> tuple[Array, Array]:
-    pairs = (("1f3316", "6f8f3a"), ("2a3d1a", "9aa84a"), ("263a2a", "5f8a5a"), ("4a2f14", "c98a2e"), ("3a1f14", "b5532d"))
+    pairs = (
+        ("1f3316", "6f8f3a"),
+        ("2a3d1a", "9aa84a"),
+        ("263a2a", "5f8a5a"),
+        ("4a2f14", "c98a2e"),
+        ("3a1f14", "b5532d"),
+    )
     weights = (0.35, 0.25, 0.22, 0.12, 0.06)
     dark, light = pairs[int(rng.choice(len(pairs), p=weights))]
     return pick(rng, dark), pick(rng, light)
@@ -112,7 +118,9 @@ def _leaves(
     """Small leaves around centres, drawn from the dark ones to the light ones."""
     image = Image.new("RGBA", (size, size), (0, 0, 0, 0))
     draw = ImageDraw.Draw(image)
-    places = centres[rng.integers(len(centres), size=count)] + rng.normal(0, spread, (count, 2)) * rng.random((count, 1))
+    places = centres[rng.integers(len(centres), size=count)] + rng.normal(0, spread, (count, 2)) * rng.random(
+        (count, 1)
+    )
     lengths = length * np.exp(rng.normal(0, 0.3, count))
     angles = rng.uniform(0, 2 * np.pi, count)
     depth = np.sort(rng.random(count))  # later leaves lie on top and get more light

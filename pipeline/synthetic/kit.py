@@ -60,7 +60,9 @@ class Kit:
         colours = () if kind in (textures.wood, textures.stone) else (self.colour(), self.colour())
         gloss = self.between(0.1, 0.9) if kind in (textures.ceramic, textures.metal) else 0.0
         tile_m = size_m * self.between(0.6, 1.4) if kind is not textures.ceramic else None
-        return self.made_of(kind, *colours[: 1 if kind in (textures.ceramic, textures.metal) else 2], tile_m=tile_m, gloss=gloss)
+        return self.made_of(
+            kind, *colours[: 1 if kind in (textures.ceramic, textures.metal) else 2], tile_m=tile_m, gloss=gloss
+        )
 
     def printed(self) -> Material:
         """A label, a cover or a page."""

@@ -19,7 +19,10 @@ __all__ = ["IN_THE_GRASS", "ON_GROUND"]
 def person(kit: Kit) -> Thing:
     """Somebody who stands there: head, hair, coat, trousers."""
     s = kit.between(0.92, 1.06)
-    coat, trousers = kit.made_of(textures.cloth, kit.colour(), kit.colour(), tile_m=0.5), kit.made_of(textures.cloth, kit.colour(), tile_m=0.4)
+    coat, trousers = (
+        kit.made_of(textures.cloth, kit.colour(), kit.colour(), tile_m=0.5),
+        kit.made_of(textures.cloth, kit.colour(), tile_m=0.4),
+    )
     skin, hair = kit.plain(pick(kit.rng, "e0b08c", "c68e68", "8a5a3c", "5a3a28"), gloss=0.1), kit.made_of(textures.bark)
     shoe = kit.plain(pick(kit.rng, "2a2220", "d8d4cc", "5a3a28"), gloss=0.3)
     parts = [
@@ -33,7 +36,11 @@ def person(kit: Kit) -> Thing:
         shoulder, hip = (side * 0.175 * s, 1.39 * s, 0.0), (side * 0.085 * s, 0.92 * s, 0.0)
         hand = (side * kit.between(0.22, 0.34) * s, 0.84 * s, kit.between(-0.15, 0.1) * s)
         foot = (side * kit.between(0.08, 0.13) * s, 0.05 * s, kit.between(-0.14, 0.14) * s)
-        parts += [ball(*shoulder, 0.066 * s, coat), limb(shoulder, hand, 0.064 * s, 0.042 * s, coat), ball(*hand, 0.045 * s, skin)]
+        parts += [
+            ball(*shoulder, 0.066 * s, coat),
+            limb(shoulder, hand, 0.064 * s, 0.042 * s, coat),
+            ball(*hand, 0.045 * s, skin),
+        ]
         parts += [limb(hip, foot, 0.1 * s, 0.06 * s, trousers)]
         parts.append(Part(Ellipsoid((foot[0], 0.04 * s, foot[2] - 0.04), (0.05 * s, 0.045 * s, 0.13 * s)), shoe))
     return thing_of("person", parts, 1.74 * s, 0.25)
@@ -66,11 +73,17 @@ def bollard(kit: Kit) -> Thing:
     """A bollard, a post or a traffic cone."""
     if kit.chance(0.35):
         stripes = kit.made_of(_bands, tile_m=None)
-        parts = [Part(face, kit.plain(pick(kit.rng, "d9541e", "2a2a2c"))) for face in box((0, 0.02, 0), (0.38, 0.04, 0.38))]
+        parts = [
+            Part(face, kit.plain(pick(kit.rng, "d9541e", "2a2a2c"))) for face in box((0, 0.02, 0), (0.38, 0.04, 0.38))
+        ]
         return thing_of("cone", [*parts, tube(0.04, 0.62, 0.14, 0.03, stripes)], 0.66, 0.2)
     r, h = kit.between(0.05, 0.13), kit.between(0.7, 1.1)
     body = kit.made_of(textures.metal, kit.colour(), tile_m=0.5, gloss=0.4) if kit.chance(0.6) else kit.surface(0.4)
-    parts = [tube(0, h, r, r * 0.92, body), ball(0, h, 0, r * 0.95, body, 0.6), tube(h * 0.8, 0.07, r * 1.02, r * 1.02, kit.plain())]
+    parts = [
+        tube(0, h, r, r * 0.92, body),
+        ball(0, h, 0, r * 0.95, body, 0.6),
+        tube(h * 0.8, 0.07, r * 1.02, r * 1.02, kit.plain()),
+    ]
     return thing_of("bollard", parts, h + r * 0.6, r)
 
 
@@ -111,7 +124,10 @@ def crate(kit: Kit) -> Thing:
     for _ in range(int(kit.rng.integers(1, 4))):
         w, h, d = kit.between(0.45, 0.7), kit.between(0.3, 0.5), kit.between(0.4, 0.6)
         material = kit.made_of(painter, tile_m=0.6)
-        parts += [Part(face, material) for face in box((kit.between(-0.06, 0.06), y + h / 2, 0), (w, h, d), turned(kit.between(-14, 14)))]
+        parts += [
+            Part(face, material)
+            for face in box((kit.between(-0.06, 0.06), y + h / 2, 0), (w, h, d), turned(kit.between(-14, 14)))
+        ]
         y += h
     return thing_of("crate", parts, y, 0.36)
 
@@ -120,9 +136,16 @@ def barrel(kit: Kit) -> Thing:
     """A barrel or an oil drum."""
     r, h = kit.between(0.22, 0.32), kit.between(0.6, 0.95)
     wooden = kit.chance(0.5)
-    body = kit.made_of(textures.planks, tile_m=0.5) if wooden else kit.made_of(textures.metal, kit.colour(), tile_m=0.7, gloss=0.3)
+    body = (
+        kit.made_of(textures.planks, tile_m=0.5)
+        if wooden
+        else kit.made_of(textures.metal, kit.colour(), tile_m=0.7, gloss=0.3)
+    )
     hoop = kit.made_of(textures.metal, gloss=0.4)
-    parts = [tube(0, h / 2, r * (0.86 if wooden else 1), r, body), tube(h / 2, h / 2, r, r * (0.86 if wooden else 1), body)]
+    parts = [
+        tube(0, h / 2, r * (0.86 if wooden else 1), r, body),
+        tube(h / 2, h / 2, r, r * (0.86 if wooden else 1), body),
+    ]
     parts += [tube(h * y, h * 0.05, r * 0.985, r * 0.985, hoop) for y in (0.22, 0.72)]
     return thing_of("barrel", parts, h, r)
 
@@ -142,7 +165,9 @@ def rock(kit: Kit) -> Thing:
     for _ in range(int(kit.rng.integers(1, 4))):
         r = kit.between(0.15, 0.4)
         at = (kit.between(-0.3, 0.3), r * 0.4, kit.between(-0.25, 0.25))
-        parts.append(Part(Ellipsoid(at, (r * 1.2, r * 0.75, r), turned(kit.between(0, 90), 0, kit.between(-15, 15))), material))
+        parts.append(
+            Part(Ellipsoid(at, (r * 1.2, r * 0.75, r), turned(kit.between(0, 90), 0, kit.between(-15, 15))), material)
+        )
     return thing_of("rock", parts, 0.4, 0.6)
 
 
@@ -152,7 +177,10 @@ def planter(kit: Kit) -> Thing:
     trough = kit.made_of(textures.planks if kit.chance(0.5) else textures.stone, tile_m=0.5)
     parts = [Part(face, trough) for face in box((0, h / 2, 0), (w, h, d))]
     heads, blades = [kit.cut_out(cutouts.flower) for _ in range(2)], kit.cut_out(cutouts.crown)
-    parts += [Part(Quad((kit.between(-0.3, 0.3) * w, h + 0.1, z), (w * 0.9, 0.42), turned(kit.between(-20, 20))), blades) for z in (-0.08, 0.08)]
+    parts += [
+        Part(Quad((kit.between(-0.3, 0.3) * w, h + 0.1, z), (w * 0.9, 0.42), turned(kit.between(-20, 20))), blades)
+        for z in (-0.08, 0.08)
+    ]
     for _ in range(int(kit.rng.integers(6, 16))):
         at = (kit.between(-0.45, 0.45) * w, h + kit.between(0.05, 0.3), kit.between(-0.5, 0.4) * d)
         size, face = kit.between(0.08, 0.14), turned(kit.between(-50, 50), kit.between(0, 40), kit.between(0, 90))
@@ -177,8 +205,17 @@ def tuft(kit: Kit) -> Thing:
 def mushroom(kit: Kit) -> Thing:
     """A mushroom."""
     h, r = kit.between(0.06, 0.12), kit.between(0.03, 0.06)
-    cap = kit.made_of(textures.checks, pick(kit.rng, "b5321e", "8a5a32", "c9a06a"), pick(kit.rng, "efe6d8", "a87848"), tile_m=r * 3, gloss=0.3)
-    parts = [tube(0, h, r * 0.32, r * 0.24, kit.made_of(textures.stone, tile_m=0.1)), Part(Ellipsoid((0, h, 0), (r, r * 0.62, r)), cap)]
+    cap = kit.made_of(
+        textures.checks,
+        pick(kit.rng, "b5321e", "8a5a32", "c9a06a"),
+        pick(kit.rng, "efe6d8", "a87848"),
+        tile_m=r * 3,
+        gloss=0.3,
+    )
+    parts = [
+        tube(0, h, r * 0.32, r * 0.24, kit.made_of(textures.stone, tile_m=0.1)),
+        Part(Ellipsoid((0, h, 0), (r, r * 0.62, r)), cap),
+    ]
     return thing_of("mushroom", parts, h + r * 0.6, r * 0.5)
 
 
@@ -188,10 +225,29 @@ def bloom(kit: Kit) -> Thing:
     head, stem = kit.cut_out(cutouts.flower), kit.plain(pick(kit.rng, "3d5a24", "6a7a34"), gloss=0.0)
     blade, tallest = kit.cut_out(cutouts.leaf), 0.0
     for _ in range(int(kit.rng.integers(1, 4))):
-        x, z, h, size = kit.between(-0.06, 0.06), kit.between(-0.06, 0.06), kit.between(0.12, 0.3), kit.between(0.06, 0.11)
+        x, z, h, size = (
+            kit.between(-0.06, 0.06),
+            kit.between(-0.06, 0.06),
+            kit.between(0.12, 0.3),
+            kit.between(0.06, 0.11),
+        )
         parts.append(tube(0, h, 0.003, 0.0025, stem, x, z))
-        parts.append(Part(Quad((x, h, z - 0.004), (size, size), turned(kit.between(-40, 40), kit.between(0, 45), kit.between(0, 90))), head))
-        parts.append(Part(Quad((x + 0.03, h * 0.35, z), (0.06, 0.12), turned(kit.between(-40, 40), 20, kit.between(-70, -30))), blade))
+        parts.append(
+            Part(
+                Quad(
+                    (x, h, z - 0.004),
+                    (size, size),
+                    turned(kit.between(-40, 40), kit.between(0, 45), kit.between(0, 90)),
+                ),
+                head,
+            )
+        )
+        parts.append(
+            Part(
+                Quad((x + 0.03, h * 0.35, z), (0.06, 0.12), turned(kit.between(-40, 40), 20, kit.between(-70, -30))),
+                blade,
+            )
+        )
         tallest = max(tallest, h + size / 2)
     return thing_of("flower", parts, tallest, 0.04)
 

@@ -174,8 +174,7 @@ def _8bit(colour: Array) -> Colour:
 
 def _words(rng: np.random.Generator, count: int) -> str:
     return " ".join(
-        "".join(SYLLABLES[i] for i in rng.integers(len(SYLLABLES), size=int(rng.integers(1, 4))))
-        for _ in range(count)
+        "".join(SYLLABLES[i] for i in rng.integers(len(SYLLABLES), size=int(rng.integers(1, 4)))) for _ in range(count)
     )
 
 

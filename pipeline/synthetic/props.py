@@ -25,7 +25,9 @@ def thing_of(name: str, parts: list[Part], height_m: float, radius_m: float) -> 
     return Thing(name, parts, 0.0, height_m, (0.0, 0.0, radius_m), 0.0)
 
 
-def tube(y: float, height: float, bottom: float, top: float, material: Material, x: float = 0.0, z: float = 0.0) -> Part:
+def tube(
+    y: float, height: float, bottom: float, top: float, material: Material, x: float = 0.0, z: float = 0.0
+) -> Part:
     """An upright cylinder or cone whose lower end is at height y."""
     return Part(Frustum((x, y + height / 2, z), height, bottom, top), material)
 
@@ -115,7 +117,9 @@ def books(kit: Kit) -> Thing:
         turn = turned(kit.between(-20, 20))
         paper = kit.made_of(_pages, tile_m=0.1)
         cover, back = kit.printed(), kit.printed()
-        parts += [Part(face, paper) for face in box((0, y + thick / 2, 0), (width * 0.97, thick * 0.9, depth * 0.97), turn)]
+        parts += [
+            Part(face, paper) for face in box((0, y + thick / 2, 0), (width * 0.97, thick * 0.9, depth * 0.97), turn)
+        ]
         for at in (y + 0.001, y + thick - 0.001):
             parts += [Part(face, cover) for face in box((0, at, 0), (width, 0.003, depth), turn)]
         spine = turn @ (0, 0, -depth / 2)

@@ -76,7 +76,11 @@ def draw(
     if hidden is not None:
         depth[_repeat(hidden[window[0] : window[2], window[1] : window[3]], n)] = 0
     colour = np.zeros((height, width, 4), np.float32)
-    shade = ground_shade(view, window, thing.stands_at_m or 0.0, light, _casters(thing, others)) if thing.catches_shadows else None
+    shade = (
+        ground_shade(view, window, thing.stands_at_m or 0.0, light, _casters(thing, others))
+        if thing.catches_shadows
+        else None
+    )
     for part, inner in zip(thing.parts, windows, strict=True):
         if inner[0] < inner[2] and inner[1] < inner[3]:
             rows = slice((inner[0] - window[0]) * n, (inner[2] - window[0]) * n)

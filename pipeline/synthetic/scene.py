@@ -98,7 +98,9 @@ class Stand:
         return depth_m * self.size[1] / self.f_px
 
 
-def build(seed: int, index: int, size: tuple[int, int], photographs: Photographs, threshold_px: float) -> tuple[Scene, np.random.Generator]:
+def build(
+    seed: int, index: int, size: tuple[int, int], photographs: Photographs, threshold_px: float
+) -> tuple[Scene, np.random.Generator]:
     """Scene `index` of a seed at a size (height, width), and the generator to develop it with."""
     rng = np.random.default_rng([seed, index])
     kit = Kit(rng, scene_palette(rng), photographs)
@@ -129,7 +131,9 @@ def _makers(kit: Kit, setting: Setting) -> list[Maker]:
 
 def _stand(kit: Kit, setting: Setting, subject: Thing, size: tuple[int, int], *, phone: bool) -> Stand:
     """Stand so that the subject takes its share of the frame: magnification m needs the distance f (1 + 1/m)."""
-    sensor = PHONE_SENSOR_MM if phone else SENSORS_MM[int(kit.rng.integers(2 if not setting.indoors else len(SENSORS_MM)))]
+    sensor = (
+        PHONE_SENSOR_MM if phone else SENSORS_MM[int(kit.rng.integers(2 if not setting.indoors else len(SENSORS_MM)))]
+    )
     focal = round(kit.between(*setting.focal_length_mm) * sensor / 36, 1)
     share = kit.between(*setting.subject_share)
     magnification = share * sensor * size[0] / size[1] / (1000 * subject.height_m)
@@ -239,7 +243,9 @@ def _behind(kit: Kit, setting: Setting, stand: Stand, view: View, far_m: float) 
         backdrop = photograph
     things = backdrop(kit, far_m, width)
     if things[0].name in ("foliage", "meadow") and kit.chance(0.6):
-        things.append(lights(kit, view, far_m, width, brightness=kit.between(0.15, 0.7), count=int(kit.rng.integers(10, 50))))
+        things.append(
+            lights(kit, view, far_m, width, brightness=kit.between(0.15, 0.7), count=int(kit.rng.integers(10, 50)))
+        )
     return things, False
 
 
@@ -270,7 +276,8 @@ def _light(kit: Kit, setting: Setting, dark: bool) -> Light:
     """Sun, overcast, a window, or lamps in the evening."""
     azimuth, elevation = math.radians(kit.between(20, 340)), math.radians(kit.between(25, 65))
     towards = np.array(
-        [math.sin(azimuth) * math.cos(elevation), math.sin(elevation), -math.cos(azimuth) * math.cos(elevation)], np.float32
+        [math.sin(azimuth) * math.cos(elevation), math.sin(elevation), -math.cos(azimuth) * math.cos(elevation)],
+        np.float32,
     )
     warm = pick(kit.rng, "fff0dc", "ffe6c4", "fff6ec", "ffd9a8" if dark or setting.indoors else "fff2e0")
     cool = pick(kit.rng, "c4d4ea", "d5dde6", "dfe2e4")

@@ -211,7 +211,9 @@ def corners(shape: Shape) -> npt.NDArray[np.float64]:
     return np.asarray(shape.centre) + (local if shape.rotation is None else local @ shape.rotation.T)
 
 
-def to_local(shape: Shape, origin: tuple[object, ...], direction: tuple[object, ...]) -> tuple[list[Array], list[Array]]:
+def to_local(
+    shape: Shape, origin: tuple[object, ...], direction: tuple[object, ...]
+) -> tuple[list[Array], list[Array]]:
     """Origin and direction of rays in a shape's own frame; zero terms are left out to keep arrays small."""
     moved = [np.asarray(o, dtype=np.float32) - np.float32(c) for o, c in zip(origin, shape.centre, strict=True)]
     ways = [np.asarray(d, dtype=np.float32) for d in direction]

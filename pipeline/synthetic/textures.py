@@ -90,7 +90,9 @@ def pebbles(rng: Generator, size: int) -> Array:
     """Pebbles or cobbles, each of its own grey or brown."""
     height, label = cells(rng, size, int(rng.choice([60, 140, 320])))
     tone = rng.normal(0, 0.25, label.max() + 1).astype(np.float32)
-    warm = mix(pick(rng, "8d8a86", "7a7f85"), pick(rng, "a38a6d", "94755c"), rng.random(label.max() + 1).astype(np.float32))
+    warm = mix(
+        pick(rng, "8d8a86", "7a7f85"), pick(rng, "a38a6d", "94755c"), rng.random(label.max() + 1).astype(np.float32)
+    )
     noise = field(rng, size, slope=0.8)
     stone = warm[label] * np.exp(tone[label] + 0.1 * noise)[..., None]
     shaded = stone * (0.25 + 0.85 * height)[..., None]

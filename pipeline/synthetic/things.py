@@ -48,9 +48,7 @@ def placed(thing: Thing, x: float, y: float, z: float, yaw_deg: float, distance_
         rotation = turn if part.shape.rotation is None else turn @ part.shape.rotation
         where = float(centre[0]), float(centre[1]), float(centre[2])
         parts.append(Part(replace(part.shape, centre=where, rotation=rotation), part.material))
-    return replace(
-        thing, parts=parts, distance_m=distance_m, footprint=(x, z, thing.footprint[2]), stands_at_m=y
-    )
+    return replace(thing, parts=parts, distance_m=distance_m, footprint=(x, z, thing.footprint[2]), stands_at_m=y)
 
 
 def scaled(thing: Thing, factor: float) -> Thing:
