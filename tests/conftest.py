@@ -14,6 +14,18 @@ from pipeline.files import sha256_file
 from pipeline.manifest import Sample, write_manifest
 
 SMALL_SIZE = (48, 64)
+QUICK = [  # overrides that make a run of a second
+    "student.encoder=test_efficientnet",
+    "student.encoder_weights=none",
+    "student.channels=16",
+    "data.input_size=32",
+    "data.prepared_size=40",
+    "data.batch_size=4",
+    "data.workers=1",
+    "epochs=3",
+    "validate_every=2",
+    "optimiser.lr=0.01",
+]
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from trainer.model import ModelError, create_student
 
@@ -56,6 +57,10 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "weights.safetensors"
     file.write_bytes(b"nothing")
     with pytest.raises(ModelError, match="weights"):
+        create_student("lite", encoder_weights=str(file))
+    other = create_student("lite", encoder="resnet18").encoder.state_dict()
+    save_file({name: value.contiguous() for name, value in other.items()}, file)
+    with pytest.raises(ModelError, match="do not fit"):
         create_student("lite", encoder_weights=str(file))
 
 

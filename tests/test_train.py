@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from conftest import QUICK
 
 from pipeline.contract import SoftfocusError, read_manifest
 from pipeline.manifest import write_manifest
@@ -21,19 +22,6 @@ from trainer.checkpoint import load_state, load_student
 from trainer.config import Config, load_config
 from trainer.device import choose_device
 from trainer.train import TrainProgress, train
-
-QUICK = [
-    "student.encoder=test_efficientnet",
-    "student.encoder_weights=none",
-    "student.channels=16",
-    "data.input_size=32",
-    "data.prepared_size=40",
-    "data.batch_size=4",
-    "data.workers=1",
-    "epochs=3",
-    "validate_every=2",
-    "optimiser.lr=0.01",
-]
 
 
 def quick(*overrides: str) -> Config:

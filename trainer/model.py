@@ -7,6 +7,9 @@ decoder features, large kernels).
 
 from __future__ import annotations
 
+import contextlib
+import logging
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,24 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 class ModelError(SoftfocusError):
     """A student that cannot be built; the message names what and the mend."""
+
+
+@contextlib.contextmanager
+def _missing_weights() -> Iterator[list[str]]:
+    """Collects what timm only logs: tensors that a file of weights lacks; its other remarks are of no use."""
+    missing: list[str] = []
+
+    def collect(record: logging.LogRecord) -> bool:
+        if record.getMessage().startswith("Missing keys"):
+            missing.append(record.getMessage())
+        return False
+
+    builder = logging.getLogger("timm.models._builder")
+    builder.addFilter(collect)
+    try:
+        yield missing
+    finally:
+        builder.removeFilter(collect)
 
 
 class ConvNormAct(nn.Sequential):
@@ -63,7 +84,10 @@ class LiteStudent(nn.Module):
             {"pretrained": True, "pretrained_cfg_overlay": {"file": str(weights)}} if weights else {}
         )
         try:
-            self.encoder = timm.create_model(encoder, features_only=True, **overlay)
+            with _missing_weights() as missing:
+                self.encoder = timm.create_model(encoder, features_only=True, **overlay)
+            if weights and missing:
+                raise ValueError(missing[0])
         except Exception as error:  # timm and torch raise kinds of their own
             what = f"weights {weights} do not fit" if weights else "cannot serve"
             raise ModelError(

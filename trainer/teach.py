@@ -46,7 +46,7 @@ class StudentTeacher:
                 "size": f"{self._size} x {self._size}, aspect ratio not kept",
                 "interpolation": "bicubic, antialiased",
             },
-            versions={"torch": torch.__version__},
+            versions={"torch": str(torch.__version__)},
         )
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:

@@ -1,0 +1,113 @@
+"""The command line: exit codes, one-line errors, JSON on stdout, nothing heavy before it is needed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from conftest import QUICK
+
+from cli import main
+
+
+def run(*arguments: object) -> Result:
+    """A command as a shell would run it."""
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def test_every_command_explains_itself() -> None:
+    """Each has a help text, and the data commands an example in it."""
+    for name, command in main.commands.items():
+        text = run(name, "--help").output
+        assert command.help
+        assert name == "demo" or "Example" in text, name
+
+
+def test_the_whole_road_works(small_set: Path, tmp_path: Path) -> None:
+    """Index, label, train, evaluate, predict: five commands, each with one JSON object on stdout."""
+    photos, manifest, store, model = small_set.parent / "photos", tmp_path / "m.jsonl", tmp_path / "s", tmp_path / "r"
+    done = run("index", "pairs", photos, "-o", manifest, "--polarity", "white-is-blur", "--jobs", 1, "--json")
+    assert json.loads(done.stdout)["samples"] == 18
+    done = run("label", manifest, store, "--teacher", "student:" + str(tiny_student(tmp_path)), "--json")
+    assert json.loads(done.stdout)["labelled"] == 18, done.stderr
+    quick = [part for override in QUICK for part in ("--set", override)]
+    done = run("train", manifest, "--labels", store, "-o", model, *quick, "--device", "cpu", "--json")
+    assert json.loads(done.stdout)["epochs"] == 3, done.stderr
+    table = tmp_path / "rows.csv"
+    done = run("evaluate", manifest, "--model", model, "--split", "train", "--per-image", table, "--json")
+    report = json.loads(done.stdout)
+    assert set(report["measures"]) == {"dffnet", "paper", "paper_corrected"}
+    assert len(table.read_text().splitlines()) == report["images"] + 1
+    done = run("predict", photos / "image", "-o", tmp_path / "maps", "--model", model)
+    assert done.exit_code == 0
+    assert len(list((tmp_path / "maps").glob("*.png"))) == 18
+
+
+def tiny_student(folder: Path) -> Path:
+    """A student with random weights, to label with."""
+    from trainer.checkpoint import save_student
+    from trainer.config import load_config
+    from trainer.model import create_student
+
+    config = load_config(overrides=QUICK)
+    network = create_student("lite", encoder="test_efficientnet", channels=16)
+    save_student(folder / "tiny.safetensors", network.state_dict(), config)
+    return folder / "tiny.safetensors"
+
+
+def test_one_bad_photograph_is_listed_and_the_run_goes_on(small_set: Path, tmp_path: Path) -> None:
+    """Changed after indexing: exit code 3, the name and the reason on stderr, the others labelled."""
+    (small_set.parent / "photos" / "image" / "03.png").write_bytes(b"broken")
+    model = tiny_student(tmp_path)
+    done = run("label", small_set, tmp_path / "s", "--teacher", f"student:{model}", "--json")
+    assert done.exit_code == 3
+    assert "small/03" in done.stderr
+    assert json.loads(done.stdout)["labelled"] == 17
+    done = run("train", small_set, "--labels", tmp_path / "s", "-o", tmp_path / "r")
+    assert done.exit_code == 1
+    assert "1 of 12 samples lack a mask or a label" in done.stderr
+    quick = [part for override in QUICK for part in ("--set", override)]
+    done = run("train", small_set, "--labels", tmp_path / "s", "-o", tmp_path / "r", "--partial", *quick)
+    assert done.exit_code == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["index", "pairs", "{tmp}/absent", "-o", "{tmp}/m", "--polarity", "white-is-blur"], 1, "absent"),
+        (["index", "nolayout", "x", "-o", "y"], 2, "nolayout"),
+        (["label", "{set}", "{tmp}/s", "--teacher", "oracle"], 1, "oracle"),
+        (["label", "{tmp}/none.jsonl", "{tmp}/s", "--teacher", "demo"], 1, "none.jsonl"),
+        (["label", "{set}", "{tmp}/s", "--teacher", "onnx:{tmp}/none.onnx"], 1, "none.onnx"),
+        (["label", "{set}", "{tmp}/s", "--teacher", "student:{tmp}/none"], 1, "none"),
+        (["train", "{set}", "-o", "{tmp}/r", "--preset", "huge"], 1, "huge"),
+        (["train", "{set}", "-o", "{tmp}/r", "--labels", "{tmp}/none"], 1, "none"),
+        (["train", "{set}", "-o", "{tmp}/r", "--set", "epoch=3"], 1, "epoch"),
+        (["evaluate", "{set}", "--model", "{tmp}/none"], 1, "none"),
+        (["predict", "{tmp}/none", "-o", "{tmp}/maps", "--model", "{tmp}/none"], 1, "none"),
+        (["synth", "{tmp}/scenes", "--size", "10", "10"], 2, "size"),
+    ],
+)
+def test_a_users_mistake_costs_one_line(
+    arguments: list[str], code: int, words: str, small_set: Path, tmp_path: Path
+) -> None:
+    """The file or option is named, without a traceback; 1 for bad input, 2 for wrong usage."""
+    done = run(*(a.format(tmp=tmp_path, set=small_set) for a in arguments))
+    assert done.exit_code == code
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    if code == 1:
+        assert len(done.stderr.strip().splitlines()[-1]) > 0
+        assert done.stderr.strip().splitlines()[-1].startswith("softfocus: ")
+
+
+def test_a_store_of_another_teacher_is_refused(small_set: Path, small_labels: Path, tmp_path: Path) -> None:
+    """Both teachers are named."""
+    done = run("label", small_set, small_labels, "--teacher", f"student:{tiny_student(tmp_path)}")
+    assert done.exit_code == 1
+    assert "brightness" in done.stderr
