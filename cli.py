@@ -20,6 +20,7 @@ import click
 from pipeline.errors import SoftfocusError
 
 LEFT_OUT = 3
+WARNINGS_SHOWN = 3
 LAYOUTS = ("cuhk", "dut", "ctcug", "ebd", "pairs", "images", "synth")
 SPLITS = ("train", "val", "test")
 
@@ -89,8 +90,10 @@ def index(out: Path, as_json: bool, **options: Any) -> int:
     layout, root = options.pop("layout"), options.pop("root")
     with _progress("hash", "images") as progress:
         summary = index(layout, root, out=out, progress=progress, **options)
-    for warning in summary.warnings:
+    for warning in summary.warnings[:WARNINGS_SHOWN]:
         _say(f"warning: {warning}")
+    if len(summary.warnings) > WARNINGS_SHOWN:
+        _say(f"warning: {len(summary.warnings) - WARNINGS_SHOWN} more like these (--json lists all)")
     _list_left_out(summary.problems)
     counts = ", ".join(f"{count} {split}" for split, count in summary.by_split.items())
     _print(summary, as_json, [f"{out}: {counts}; {summary.with_mask} with mask, {summary.without_mask} without"])

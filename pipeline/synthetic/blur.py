@@ -72,7 +72,7 @@ def compose(layers: list[Layer], camera: Camera, shape: tuple[int, int]) -> tupl
         behind = picture[:, top:bottom, left:right]
         behind *= 1 - colour[3]
         behind += colour[:3]
-    return picture, 1 / inverse_depth
+    return picture, np.float32(1) / inverse_depth
 
 
 def blur(layer: Layer, diameter_px: npt.NDArray[np.float64], shape: tuple[int, int]) -> tuple[Array, Window]:

@@ -27,7 +27,7 @@ PALETTES = (
 
 def linear(code: str) -> Array:
     """Linear light (3,) of a hexadecimal sRGB colour such as "b5532d"."""
-    values = np.array([int(code[i : i + 2], 16) for i in (0, 2, 4)], dtype=np.float32) / 255
+    values = np.array([int(code[i : i + 2], 16) for i in (0, 2, 4)], dtype=np.float32) / np.float32(255)
     return _decode(values)
 
 
@@ -36,7 +36,7 @@ def _decode(values: Array) -> Array:
     return np.where(values <= 0.04045, low, ((values + 0.055) / 1.055) ** 2.4).astype(np.float32)
 
 
-DECODE = _decode(np.arange(256, dtype=np.float32) / 255)  # 8-bit sRGB to linear light
+DECODE = _decode(np.arange(256, dtype=np.float32) / np.float32(255))  # 8-bit sRGB to linear light
 
 
 def srgb(values: Array) -> Array:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
@@ -145,7 +147,7 @@ def _decoded(image: Image.Image) -> Array:
     return _with_alpha(DECODE[pixels[..., :3]], pixels[..., 3] > 127)
 
 
-def _with_alpha(colour: Array, solid: npt.NDArray[np.bool_]) -> Array:
+def _with_alpha(colour: npt.NDArray[np.floating[Any]], solid: npt.NDArray[np.bool_]) -> Array:
     """Colour and coverage; outside, the mean colour, so that smaller copies get no dark fringe."""
     mean = colour[solid].mean(0) if solid.any() else colour.reshape(-1, 3).mean(0)
     result = np.empty((*solid.shape, 4), np.float32)

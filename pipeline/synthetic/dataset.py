@@ -151,8 +151,8 @@ def _write(folder: Path, index: int, how: dict[str, Any], prints: tuple[Path, ..
     with new_file(folder / "mask" / f"{name}.png") as temporary:
         Image.fromarray(scene.mask.astype(np.uint8) * 255).save(temporary, format="PNG")
     with new_file(folder / "exact" / f"{name}.npz") as temporary, temporary.open("wb") as file:
-        exact = {"depth_m": scene.depth_m.astype(np.float16), "coc_px": scene.coc_px.astype(np.float16)}
-        np.savez_compressed(file, scene=np.array(json.dumps(facts)), **exact)
+        depth_m, coc_px = scene.depth_m.astype(np.float16), scene.coc_px.astype(np.float16)
+        np.savez_compressed(file, scene=np.array(json.dumps(facts)), depth_m=depth_m, coc_px=coc_px)
     return facts
 
 

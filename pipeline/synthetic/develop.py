@@ -26,7 +26,8 @@ def develop(light: Array, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
 def _vignette(height: int, width: int, strength: float) -> Array:
     y = np.linspace(-1, 1, height, dtype=np.float32)[:, None] * (height / width)
     x = np.linspace(-1, 1, width, dtype=np.float32)[None, :]
-    return (1 - np.float32(strength) * (x * x + y * y) / (1 + (height / width) ** 2))[..., None]
+    falloff: Array = 1 - np.float32(strength) * (x * x + y * y) / (1 + (height / width) ** 2)
+    return falloff[..., None]
 
 
 def _exposure(picture: Array, rng: np.random.Generator) -> float:
@@ -44,7 +45,8 @@ def _with_noise(picture: Array, rng: np.random.Generator) -> Array:
     deviation = np.sqrt(np.maximum(picture, 0) * np.float32(gain) + np.float32(gain * 0.02))
     noise = rng.standard_normal(picture.shape, dtype=np.float32)
     noise = np.float32(0.7) * noise + np.float32(0.7) * noise[..., 1:2]
-    return picture + deviation * noise
+    noisy: Array = picture + deviation * noise
+    return noisy
 
 
 def _toned(picture: Array, rng: np.random.Generator) -> Array:
@@ -59,4 +61,5 @@ def _toned(picture: Array, rng: np.random.Generator) -> Array:
     pivot = np.float32(0.2)
     low = pivot * (np.minimum(picture, pivot) / pivot) ** power
     high = 1 - (1 - pivot) * ((1 - np.clip(picture, pivot, 1)) / (1 - pivot)) ** power
-    return np.where(picture < pivot, low, high).astype(np.float32)
+    toned: Array = np.where(picture < pivot, low, high).astype(np.float32)
+    return toned

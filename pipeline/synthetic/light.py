@@ -130,7 +130,8 @@ def _cast_shadow(
     key: Array, ground: tuple[Array, Array], part: Part, view: View, window: Window, plane_m: float, light: Light
 ) -> None:
     """No key light where the way to the lamp meets the part."""
-    towards = tuple(float(c) for c in light.towards)
+    east, up, north = light.towards
+    towards = float(east), float(up), float(north)
     edges = corners(part.shape)
     edges = edges - (edges[:, 1:2] - plane_m) / towards[1] * np.asarray(towards)
     top, left, bottom, right = view.window_of(edges)

@@ -63,7 +63,7 @@ def _field(size: int, slope: float, stretch: float, number: int) -> Array:
 def _cells(size: int, count: int, number: int) -> tuple[Array, npt.NDArray[np.int64]]:
     rng = np.random.default_rng([size, count, number])
     points = _spread(rng, count)
-    tiled = np.concatenate([points + (a, b) for a in (-1, 0, 1) for b in (-1, 0, 1)])
+    tiled = np.concatenate([points + np.array((a, b)) for a in (-1, 0, 1) for b in (-1, 0, 1)])
     u, v = grid(size)
     where = np.stack(np.broadcast_arrays(u, v), -1).reshape(-1, 2)
     distance, nearest = cKDTree(tiled).query(where, k=2)

@@ -253,6 +253,7 @@ def bloom(kit: Kit) -> Thing:
 
 
 ON_GROUND: tuple[Maker, ...] = (
-    person, person, person, tree, bush, bollard, bollard, lamp_post, fence, crate, barrel, sign, rock, planter, football,
+    person, person, person, tree, bush, bollard, bollard, lamp_post, fence, crate, barrel, sign, rock, planter,
+    football,
 )  # fmt: skip
 IN_THE_GRASS: tuple[Maker, ...] = (tuft, tuft, mushroom, bloom, bloom, bloom)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
@@ -32,8 +33,9 @@ class Photographs:
         side = int(min(height, width) * rng.uniform(0.5, 1.0))
         top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
         part = Image.fromarray(pixels[top : top + side, left : left + side])
-        values = DECODE[np.asarray(part.resize((size, size), Image.Resampling.BICUBIC))]
-        return vary(rng, np.ones(3, np.float32) * 0.85, 0.1) * (values[:, ::-1] if rng.random() < 0.5 else values)
+        values: Array = DECODE[np.asarray(part.resize((size, size), Image.Resampling.BICUBIC))]
+        paint = vary(rng, np.ones(3, np.float32) * 0.85, 0.1)
+        return paint * (values[:, ::-1] if rng.random() < 0.5 else values)
 
 
 @lru_cache(maxsize=64)
@@ -51,7 +53,15 @@ def _samples() -> list[npt.NDArray[np.uint8]]:
     import skimage.data
 
     data = skimage.data
-    pictures = (data.astronaut, data.chelsea, data.coffee, data.rocket, data.hubble_deep_field, data.camera, data.moon)
+    pictures: tuple[Callable[[], npt.NDArray[np.uint8]], ...] = (
+        data.astronaut,
+        data.chelsea,
+        data.coffee,
+        data.rocket,
+        data.hubble_deep_field,
+        data.camera,
+        data.moon,
+    )
     return [np.asarray(Image.fromarray(read()).convert("RGB")) for read in pictures]
 
 
@@ -94,9 +104,9 @@ def label(rng: np.random.Generator, size: int, colours: list[Array], photographs
         draw.rectangle((0, top, size, top + int(rng.uniform(0.01, 0.14) * size)), fill=accent)
     name = _words(rng, 1).upper()
     font = _font(int(size * rng.uniform(0.11, 0.2)))
-    left, top = size * rng.uniform(0.05, 0.15), size * rng.uniform(0.1, 0.6)
-    draw.text((left + 2, top + 2), name, fill=ground, font=font)
-    draw.text((left, top), name, fill=ink, font=font)
+    left, head = size * rng.uniform(0.05, 0.15), size * rng.uniform(0.1, 0.6)
+    draw.text((left + 2, head + 2), name, fill=ground, font=font)
+    draw.text((left, head), name, fill=ink, font=font)
     for i in range(int(rng.integers(1, 5))):
         place = (left, size * 0.78 + i * size * 0.045)
         draw.text(place, _words(rng, 4), fill=ink, font=_font(size // 26))

@@ -166,7 +166,8 @@ def _cast(
         normal = -normal
     x, y, z = (_at(d, hit) for d in rays)
     openness = _openness(thing, np.float32(view.origin[1]) + far * y)
-    lit = shaded(texel[:, :3], normal, (x, y, z), light, part.material, openness, shade and shade.at(hit))
+    shadow = None if shade is None else shade.at(hit)
+    lit = shaded(texel[:, :3], normal, (x, y, z), light, part.material, openness, shadow)
     depth[hit] = far
     colour[hit, :3] = lit
     colour[hit, 3] = 1
@@ -199,7 +200,8 @@ def _openness(thing: Thing, height: Array) -> Array | None:
     if thing.stands_at_m is None or thing.catches_shadows:
         return None
     above = (height - np.float32(thing.stands_at_m)) / np.float32(0.5 * thing.height_m)
-    return np.float32(0.5) + np.float32(0.5) * np.sqrt(np.clip(above, 0, 1))
+    openness: Array = np.float32(0.5) + np.float32(0.5) * np.sqrt(np.clip(above, 0, 1))
+    return openness
 
 
 def _reduced(depth: Array, colour: Array, n: int, window: Window, solid: bool) -> Layer:

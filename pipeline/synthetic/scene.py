@@ -65,7 +65,8 @@ SETTINGS = (
             (3.0, 9.0), (0.8, 2.0)),
     Setting("posts", 0.08, ON_GROUND, textures.GROUNDS, (60, 150), (0.4, 0.8), (0, 8), (0.7, 0.95), (0.7, 3.5),
             (4.0, 10.0), (0.8, 2.0), row=True),
-    Setting("low", 0.2, IN_THE_GRASS, (textures.lawn, textures.lawn, textures.pebbles, textures.asphalt, textures.planks),
+    Setting("low", 0.2, IN_THE_GRASS,
+            (textures.lawn, textures.lawn, textures.pebbles, textures.asphalt, textures.planks),
             (50, 110), (0.35, 0.8), (1, 13), (0.68, 0.95), (0.5, 2.8), (4.0, 14.0), (0.25, 0.5)),
 )  # fmt: skip
 FOCUS = (("subject", 0.52), ("near", 0.16), ("far", 0.12), ("backdrop", 0.08), ("all", 0.06), ("none", 0.06))
@@ -179,7 +180,8 @@ def _in_a_row(kit: Kit, setting: Setting, stand: Stand, made: list[Thing], acros
     """The same kind of thing again and again, along a line that runs away from the camera."""
     side = -1 if across > 0 else 1
     things: list[Thing] = []
-    ratios = np.exp(np.linspace(*np.log(setting.depths), len(made)))
+    first, last = np.log(setting.depths)
+    ratios = np.exp(np.linspace(float(first), float(last), len(made)))
     for thing, ratio in zip(made, sorted(ratios, key=lambda r: abs(math.log(r))), strict=True):  # the subject first
         place = across - side * 0.5 * (ratio - 1) / ratio
         if not things or _clear(stand, thing, stand.subject_m * ratio, place, things, 9.0):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,15 +19,23 @@ __all__ = ["Ellipsoid", "Frustum", "Quad", "Shape", "box", "corners", "resized",
 
 Vector = tuple[float, float, float]
 Rays = tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike]
+Local = tuple[Array, Array, Array]
 Matrix = npt.NDArray[np.float64]
 NEAR_M = 0.02
 
 
 class Shape(Protocol):
-    """What the renderer needs of a shape."""
+    """What the renderer needs of a shape, which is a dataclass."""
 
-    centre: Vector
-    rotation: Matrix | None
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def centre(self) -> Vector:
+        """Its middle, in the world."""
+
+    @property
+    def rotation(self) -> Matrix | None:
+        """Its axes in the world as columns; None: the world's."""
 
     @property
     def half(self) -> Vector:
@@ -208,27 +216,33 @@ def corners(shape: Shape) -> npt.NDArray[np.float64]:
     """The corners (8, 3) of the box around a shape, in the world."""
     signs = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], dtype=np.float64)
     local = signs * np.asarray(shape.half)
-    return np.asarray(shape.centre) + (local if shape.rotation is None else local @ shape.rotation.T)
+    rotated: npt.NDArray[np.float64] = local if shape.rotation is None else local @ shape.rotation.T
+    return np.asarray(shape.centre, dtype=np.float64) + rotated
 
 
-def to_local(
-    shape: Shape, origin: tuple[object, ...], direction: tuple[object, ...]
-) -> tuple[list[Array], list[Array]]:
+def to_local(shape: Shape, origin: Rays, direction: Rays) -> tuple[Local, Local]:
     """Origin and direction of rays in a shape's own frame; zero terms are left out to keep arrays small."""
-    moved = [np.asarray(o, dtype=np.float32) - np.float32(c) for o, c in zip(origin, shape.centre, strict=True)]
-    ways = [np.asarray(d, dtype=np.float32) for d in direction]
+    (ox, oy, oz), (cx, cy, cz), (dx, dy, dz) = origin, shape.centre, direction
+    moved = _moved(ox, cx), _moved(oy, cy), _moved(oz, cz)
+    ways = np.asarray(dx, dtype=np.float32), np.asarray(dy, dtype=np.float32), np.asarray(dz, dtype=np.float32)
     if shape.rotation is None:
         return moved, ways
     return _rotated(shape.rotation, moved), _rotated(shape.rotation, ways)
 
 
-def _rotated(rotation: npt.NDArray[np.float64], vector: list[Array]) -> list[Array]:
-    result = []
+def _moved(coordinate: npt.ArrayLike, centre: float) -> Array:
+    moved: Array = np.asarray(coordinate, dtype=np.float32) - np.float32(centre)
+    return moved
+
+
+def _rotated(rotation: Matrix, vector: Local) -> Local:
+    result: list[Array] = []
     for column in rotation.T:
         terms = [np.float32(f) * v for f, v in zip(column, vector, strict=True) if abs(f) > 1e-9]
         result.append(np.asarray(sum(terms[1:], terms[0]), dtype=np.float32))
-    return result
+    x, y, z = result
+    return x, y, z
 
 
-def _where(hit: npt.NDArray[np.bool_], t: Array) -> Array:
+def _where(hit: npt.NDArray[np.bool_], t: npt.NDArray[np.floating[Any]]) -> Array:
     return np.where(hit & (t > NEAR_M), t, np.float32(np.inf)).astype(np.float32)

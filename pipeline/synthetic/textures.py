@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.synthetic.camera import Array
 from pipeline.synthetic.colour import mix, pick, vary
@@ -16,10 +19,11 @@ Painter = Callable[[np.random.Generator, int], Array]
 Generator = np.random.Generator
 
 
-def _relief(colour: Array, height: Array, strength: float) -> Array:
+def _relief(colour: Array, height: npt.NDArray[np.floating[Any]], strength: float) -> Array:
     """Light from the upper left on a bumpy surface, painted into the colour."""
     slope = height - np.roll(height, (1, 1), (0, 1))
-    return colour * np.clip(1 + strength * slope, 0.35, 1.8)[..., None]
+    relief: Array = colour * np.clip(1 + strength * slope, 0.35, 1.8)[..., None]
+    return relief
 
 
 def _wave(phase: Array) -> Array:
@@ -35,7 +39,8 @@ def wood(rng: Generator, size: int) -> Array:
     rings = _wave(u * int(rng.integers(3, 7)) + rng.uniform(0.3, 0.9) * warp)
     streaks = field(rng, size, slope=0.7, stretch=24)
     colour = mix(dark, light, 0.45 + 0.35 * (rings - 0.5) + 0.13 * streaks)
-    return colour * (1 - 0.22 * np.clip(streaks - 1.1, 0, 1))[..., None]
+    grained: Array = colour * (1 - 0.22 * np.clip(streaks - 1.1, 0, 1))[..., None]
+    return grained
 
 
 def planks(rng: Generator, size: int) -> Array:
@@ -43,7 +48,7 @@ def planks(rng: Generator, size: int) -> Array:
     colour = wood(rng, size)
     count = int(rng.choice([3, 4, 6, 8]))
     edges = np.linspace(0, size, count + 1).astype(int)
-    for left, right in zip(edges[:-1], edges[1:], strict=True):
+    for left, right in pairwise(edges):
         board = np.roll(colour[:, left:right], int(rng.integers(size)), 0)
         colour[:, left:right] = board * rng.uniform(0.78, 1.15)
         colour[:, left : left + max(1, size // 200)] *= 0.3
@@ -179,6 +184,7 @@ def checks(rng: Generator, size: int, *colours: Array) -> Array:
     u, v = grid(size)
     n = int(rng.choice([4, 6, 8, 12]))
     kind = int(rng.integers(5))
+    weight: npt.NDArray[np.floating[Any] | np.bool_]
     if kind == 0:
         weight = ((np.floor(u * n) + np.floor(v * n)) % 2) + 0 * v
     elif kind == 1:
