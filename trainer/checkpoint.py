@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from pipeline.contract import SoftfocusError, new_file
@@ -58,7 +58,7 @@ def save_student(
         "figures": msgspec.json.encode(dict(figures or {})).decode(),
     }
     with new_file(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+        temporary.write_bytes(save(tensors, metadata=metadata))
 
 
 def find_student(model: Path | str) -> Path:

@@ -169,7 +169,7 @@ class Batches:
 
     def in_order(self) -> Iterator[Batch]:
         """Every sample once, in the order of the photographs; the last batch may be smaller."""
-        yield from self._batches(list(torch.arange(len(self.photographs)).split(self.batch_size)))
+        yield from self._batches(list(torch.split(torch.arange(len(self.photographs)), self.batch_size)))
 
     def _batches(self, steps: list[Tensor]) -> Iterator[Batch]:
         if self.keep:

@@ -11,11 +11,11 @@ import numpy as np
 from pipeline.contract import LabelReader, Sample, read_blur_mask, read_image, read_manifest
 from trainer.checkpoint import load_student
 from trainer.evaluate import evaluate, predict_maps
-from trainer.report import picture, write_page
+from trainer.report import as_picture, data_uri, write_page, write_sheet
 
 __all__ = ["show_run"]
 
-SHOWN = 8
+SHOWN, SHEET_ROWS = 8, 4
 MEASURES = {
     "mae": "MAE",
     "f_at_half": "F-measure at 0.5",
@@ -32,7 +32,8 @@ def show_run(
     out: Path | str,
     commands: Sequence[str] = (),
 ) -> Path:
-    """Write one HTML page: the first test photographs with mask, prediction and both depths, and the figures.
+    """Write one HTML page: the first test photographs with mask, prediction and both depths, and the figures;
+    and beside it a sheet of the pictures alone, as JPEG.
 
     Args:
         manifest: from `softfocus index`, with masks in its test split.
@@ -47,9 +48,12 @@ def show_run(
     samples = [s for s in read_manifest(manifest, split="test") if s.mask_path is not None][:SHOWN]
     errors = {row["id"]: row["mae"] for row in report.per_image}
     curves = Path(run) / "curves.png"
+    rows = [_row(student, sample, reader, config.data.input_size, errors[sample.id]) for sample in samples]
+    write_sheet(Path(out).with_suffix(".jpg"), [list(row["pictures"].values()) for row in rows[:SHEET_ROWS]])
     write_page(
         out,
-        rows=[_row(student, sample, reader, config.data.input_size, errors[sample.id]) for sample in samples],
+        rows=rows,
+        data_uri=data_uri,
         protocols=[
             {"name": protocol, "measures": [(MEASURES.get(name, name), value) for name, value in measures.items()]}
             for protocol, measures in report.measures.items()
@@ -60,7 +64,7 @@ def show_run(
         config=config,
         epoch=figures.get("epoch"),
         teacher=reader.description.provenance,
-        curves=picture(read_image(curves), quality=92),
+        curves=data_uri(as_picture(read_image(curves)), quality=92),
         commands=commands,
     )
     return Path(out)
@@ -76,11 +80,13 @@ def _row(student: Any, sample: Sample, reader: LabelReader, size: int, error: fl
         "id": sample.id,
         "ratio": f"{sample.width} / {sample.height}",
         "error": error,
-        "image": picture(image),
-        "mask": picture(mask.astype(np.float32)),
-        "blur": picture(blur),
-        "teacher": picture(_stretch(reader[sample.id]), colour=True),
-        "student": picture(_stretch(depth), colour=True),
+        "pictures": {
+            "photograph": as_picture(image),
+            "mask": as_picture(mask.astype(np.float32)),
+            "student's blur": as_picture(blur),
+            "teacher's depth": as_picture(_stretch(reader[sample.id]), colour=True),
+            "student's depth": as_picture(_stretch(depth), colour=True),
+        },
     }
 
 

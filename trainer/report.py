@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipeline.contract import new_file
 
-__all__ = ["draw_curves", "picture", "write_page"]
+__all__ = ["as_picture", "data_uri", "draw_curves", "write_page", "write_sheet"]
 
 BLUE, ORANGE, GREY = "#3b6ea8", "#d97a2b", "#888888"
 
@@ -53,17 +53,36 @@ def draw_curves(history: Sequence[Mapping[str, Any]], path: Path | str) -> None:
     pyplot.close(figure)
 
 
-def picture(pixels: np.ndarray, *, colour: bool = False, quality: int = 88) -> str:
-    """Pixels as a data URI: uint8 (H, W, 3), or a map in [0, 1] (H, W), in grey or in matplotlib's magma."""
+def as_picture(pixels: np.ndarray, *, colour: bool = False) -> Image.Image:
+    """uint8 (H, W, 3), or a map in [0, 1] (H, W) in grey or in matplotlib's magma, as a picture."""
     if pixels.ndim == 2 and colour:
         import matplotlib
 
         pixels = matplotlib.colormaps["magma"](np.clip(np.nan_to_num(pixels), 0, 1), bytes=True)[..., :3]
     elif pixels.ndim == 2:
         pixels = np.rint(np.clip(np.nan_to_num(pixels), 0, 1) * 255).astype(np.uint8)
+    return Image.fromarray(pixels).convert("RGB")
+
+
+def data_uri(picture: Image.Image, *, quality: int = 88) -> str:
+    """A picture as a JPEG inside a page."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels).convert("RGB").save(buffer, format="JPEG", quality=quality)
+    picture.save(buffer, format="JPEG", quality=quality)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def write_sheet(path: Path | str, rows: Sequence[Sequence[Image.Image]], *, width: int = 240, gap: int = 6) -> None:
+    """Rows of pictures as one JPEG; each row has the aspect ratio of its first picture."""
+    heights = [round(width * row[0].height / row[0].width) for row in rows]
+    size = (max(map(len, rows)) * (width + gap) - gap, sum(heights) + gap * (len(rows) - 1))
+    sheet = Image.new("RGB", size, "white")
+    top = 0
+    for row, height in zip(rows, heights, strict=True):
+        for column, tile in enumerate(row):
+            sheet.paste(tile.resize((width, height), Image.Resampling.LANCZOS), (column * (width + gap), top))
+        top += height + gap
+    with new_file(path) as temporary:
+        sheet.save(temporary, format="JPEG", quality=90)
 
 
 def write_page(path: Path | str, **content: Any) -> None:
