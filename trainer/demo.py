@@ -19,6 +19,7 @@ SHOWN, SHEET_ROWS = 8, 4
 MEASURES = {
     "mae": "MAE",
     "f_at_half": "F-measure at 0.5",
+    "f_at_half_floored": "F-measure, D-DFFNet's test.py",
     "f_adaptive": "F-measure, adaptive threshold",
     "iou": "IoU",
 }
