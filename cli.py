@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -337,7 +338,17 @@ def _print(result: Any, as_json: bool, lines: list[str]) -> None:
     if not as_json:
         click.echo("\n".join(lines))
         return
-    click.echo(json.dumps({k: v for k, v in _builtins(result).items() if v is not None}, ensure_ascii=False))
+    facts = {key: _json_value(value) for key, value in _builtins(result).items() if value is not None}
+    click.echo(json.dumps(facts, ensure_ascii=False, allow_nan=False))
+
+
+def _json_value(value: Any) -> Any:
+    """JSON has no NaN: a figure that is not defined becomes null."""
+    if isinstance(value, dict):
+        return {key: _json_value(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_json_value(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
