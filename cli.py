@@ -153,6 +153,10 @@ def label(manifest: Path, store: Path, as_json: bool, **options: Any) -> int:
 @click.option("-n", "--count", type=click.IntRange(min=1), default=100, show_default=True)
 @click.option("--size", nargs=2, type=click.IntRange(min=32), default=(320, 480), show_default=True, metavar="H W")
 @click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--threshold-px", type=float, default=2.0, show_default=True, help="A wider circle of confusion is out of focus."
+)
+@click.option("--textures", type=click.Path(path_type=Path), help="Photographs to print on things.")
 @click.option("--jobs", default=-1, show_default=True, help="Processes; -1 for one a core.")
 @json_option
 def synth(out: Path, as_json: bool, **options: Any) -> None:

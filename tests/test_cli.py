@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 from conftest import QUICK
 
-from cli import main
+from cli import _print, main
 
 
 def run(*arguments: object) -> Result:
@@ -110,3 +110,21 @@ def test_a_store_of_another_teacher_is_refused(small_set: Path, small_labels: Pa
     done = run("label", small_set, small_labels, "--teacher", f"student:{tiny_student(tmp_path)}")
     assert done.exit_code == 1
     assert "brightness" in done.stderr
+
+
+def test_interruption_has_its_own_exit_code(small_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C ends with 130 and says that the same command goes on."""
+
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.distill.label", interrupted)
+    done = run("label", small_set, tmp_path / "s", "--teacher", "demo")
+    assert done.exit_code == 130
+    assert "goes on where it stopped" in done.stderr
+
+
+def test_json_has_no_nan(capsys: pytest.CaptureFixture[str]) -> None:
+    """A figure that is not defined is null, at any depth."""
+    _print({"iou": float("nan"), "rows": [{"f": float("inf"), "mae": 0.5}]}, True, [])
+    assert json.loads(capsys.readouterr().out) == {"iou": None, "rows": [{"f": None, "mae": 0.5}]}

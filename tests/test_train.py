@@ -185,6 +185,15 @@ def test_depth_alone_can_be_learnt(small_set: Path, small_labels: Path, tmp_path
     assert summary.best["val_depth"] > 0
 
 
+def test_the_papers_network_trains_too(small_set: Path, small_labels: Path, tmp_path: Path) -> None:
+    """The same loop and losses serve the paper's network; its student loads by its name."""
+    overrides = [o for o in QUICK if not o.startswith(("student.encoder=", "student.channels"))]
+    config = load_config(preset="paper-vgg16", overrides=[*overrides, "epochs=1", "data.batch_size=6"])
+    summary = train(small_set, out=tmp_path / "run", labels=small_labels, config=config, device="cpu")
+    assert summary.steps == 2
+    assert type(load_student(tmp_path / "run")[0]).__name__ == "PaperStudent"
+
+
 def test_samples_that_do_not_fit_into_memory_are_streamed(small_set: Path, small_labels: Path, tmp_path: Path) -> None:
     """Decoded by worker processes instead of kept, the run is bitwise the same."""
     for name, gib in (("kept", 8), ("streamed", 0)):
