@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 from conftest import QUICK
 
-from cli import _print, main
+from cli import LAYOUTS, _print, main
 
 
 def run(*arguments: object) -> Result:
@@ -128,3 +128,13 @@ def test_json_has_no_nan(capsys: pytest.CaptureFixture[str]) -> None:
     """A figure that is not defined is null, at any depth."""
     _print({"iou": float("nan"), "rows": [{"f": float("inf"), "mae": 0.5}]}, True, [])
     assert json.loads(capsys.readouterr().out) == {"iou": None, "rows": [{"f": None, "mae": 0.5}]}
+
+
+def test_what_the_command_line_repeats_is_what_the_library_says() -> None:
+    """Layouts and the scenes' threshold stand in cli.py too, so that --help loads nothing heavy."""
+    from pipeline.datasets import LAYOUTS as LIBRARY_LAYOUTS
+    from pipeline.synthetic import THRESHOLD_PX
+
+    assert set(LAYOUTS) == set(LIBRARY_LAYOUTS)
+    (threshold,) = [p for p in main.commands["synth"].params if p.name == "threshold_px"]
+    assert threshold.default == THRESHOLD_PX

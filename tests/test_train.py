@@ -29,10 +29,6 @@ def quick(*overrides: str) -> Config:
     return load_config(overrides=[*QUICK, *overrides])
 
 
-class Stop(Exception):
-    """Raised from a progress callback, as a crash would be."""
-
-
 def stop_at(step: int):  # type: ignore[no-untyped-def]
     """A progress callback that presses Ctrl-C at a step."""
 

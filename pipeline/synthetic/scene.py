@@ -13,7 +13,7 @@ from pipeline.synthetic.camera import Camera, View, circle_of_confusion_px
 from pipeline.synthetic.colour import pick, scene_palette
 from pipeline.synthetic.kit import LARGE, Kit
 from pipeline.synthetic.light import Light
-from pipeline.synthetic.materials import Material, texture
+from pipeline.synthetic.materials import Material
 from pipeline.synthetic.noise import field
 from pipeline.synthetic.outdoors import IN_THE_GRASS, ON_GROUND
 from pipeline.synthetic.prints import Photographs
@@ -295,8 +295,3 @@ def _light(kit: Kit, setting: Setting, dark: bool) -> Light:
         leaves = field(kit.rng, LARGE, slope=1.6) + 0.3 * field(kit.rng, LARGE, slope=1.0)
         dapple = np.clip(0.5 + kit.between(0.8, 2.0) * leaves + kit.between(-0.2, 0.4), 0.15, 1).astype(np.float32)
     return Light(towards, warm * np.float32(key), cool * np.float32(ambient), bounce, softness, dapple)
-
-
-def plain_texture(colour: np.ndarray) -> Material:
-    """A material of one colour."""
-    return Material(texture(np.broadcast_to(colour, (2, 2, 3)).astype(np.float32)), None)
