@@ -9,7 +9,9 @@ import pytest
 from click.testing import CliRunner, Result
 from conftest import QUICK
 
-from cli import LAYOUTS, _print, main
+from cli import main
+from commands.console import show_result
+from commands.data import LAYOUTS
 
 
 def run(*arguments: object) -> Result:
@@ -126,7 +128,7 @@ def test_interruption_has_its_own_exit_code(small_set: Path, tmp_path: Path, mon
 
 def test_json_has_no_nan(capsys: pytest.CaptureFixture[str]) -> None:
     """A figure that is not defined is null, at any depth."""
-    _print({"iou": float("nan"), "rows": [{"f": float("inf"), "mae": 0.5}]}, True, [])
+    show_result({"iou": float("nan"), "rows": [{"f": float("inf"), "mae": 0.5}]}, True, [])
     assert json.loads(capsys.readouterr().out) == {"iou": None, "rows": [{"f": None, "mae": 0.5}]}
 
 

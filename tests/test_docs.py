@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cli import LAYOUTS, main
+from cli import main
+from commands.data import LAYOUTS
 from trainer.config import preset_names
 
 ROOT = Path(__file__).parents[1]

@@ -1,0 +1,1 @@
+"""The commands of `softfocus`, by stage; `cli.py` is the group that holds them."""

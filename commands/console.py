@@ -1,0 +1,115 @@
+"""What every command shares: how it reports, what it prints, which options recur.
+
+Results go to stdout, all else to stderr. Exit codes: 0 done; 1 an error, in one line; 2 wrong usage;
+3 finished, but some samples were left out (each is listed); 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+LEFT_OUT = 3
+WARNINGS_SHOWN = 3
+SPLITS = ("train", "val", "test")
+
+PATH = click.Path(path_type=Path)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+
+
+def say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def list_left_out(lines: Iterable[str]) -> None:
+    for line in lines:
+        say(f"left out: {line}")
+
+
+def builtins_of(result: Any) -> dict[str, Any]:
+    import msgspec
+
+    converted: dict[str, Any] = msgspec.to_builtins(result, enc_hook=str)
+    return converted
+
+
+def show_result(result: Any, as_json: bool, lines: list[str]) -> None:
+    if not as_json:
+        click.echo("\n".join(lines))
+        return
+    facts = {key: _json_value(value) for key, value in builtins_of(result).items() if value is not None}
+    click.echo(json.dumps(facts, ensure_ascii=False, allow_nan=False))
+
+
+def _json_value(value: Any) -> Any:
+    """JSON has no NaN: a figure that is not defined becomes null."""
+    if isinstance(value, dict):
+        return {key: _json_value(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_json_value(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    import csv
+
+    from pipeline.files import new_file
+
+    with new_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]) if rows else ["id"])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@contextlib.contextmanager
+def progress_bar(verb: str, things: str) -> Iterator[Callable[..., None]]:
+    """Progress on stderr with rate and time left: a bar on a terminal, a line every ten seconds in a log.
+
+    What it yields is called as `show(done, total, note="", verb=...)`.
+    """
+    if not sys.stderr.isatty():
+        yield _progress_lines(verb, things)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+    text = TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn()
+    rate = TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("{task.fields[note]}")
+    with Progress(*text, *rate, console=Console(stderr=True)) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(done: int, total: int, note: str = "", verb: str = verb) -> None:
+            if verb not in tasks:
+                tasks[verb] = bars.add_task(verb, total=total, completed=done, rate="", note="")
+            task = bars.tasks[tasks[verb]]
+            speed = f"{task.speed:.1f} {things}/s" if task.speed else ""
+            bars.update(tasks[verb], completed=done, total=total, note=note, rate=speed)
+
+        yield show
+
+
+def _progress_lines(verb: str, things: str) -> Callable[..., None]:
+    first: dict[str, tuple[float, int]] = {}
+    last: dict[str, float] = {}
+
+    def show(done: int, total: int, note: str = "", verb: str = verb) -> None:
+        now = time.monotonic()
+        began, start = first.setdefault(verb, (now, done))
+        if now - last.setdefault(verb, now) < 10:
+            return
+        last[verb] = now
+        rate = (done - start) / (now - began)
+        left = f", {(total - done) / rate:.0f} s left" if rate else ""
+        say(f"{verb}: {done}/{total} {things}, {rate:.1f}/s{left}{', ' + note if note else ''}")
+
+    return show

@@ -1,0 +1,74 @@
+"""Commands that bring photographs in: index, synth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from commands.console import LEFT_OUT, PATH, WARNINGS_SHOWN, json_option, list_left_out, progress_bar, say, show_result
+
+LAYOUTS = ("cuhk", "dut", "ctcug", "ebd", "pairs", "images", "synth")
+
+
+@click.command()
+@click.argument("layout", type=click.Choice(LAYOUTS))
+@click.argument("root", type=PATH)
+@click.option("-o", "--out", required=True, type=PATH, help="The manifest, JSON Lines.")
+@click.option("--name", help="Prefix of the sample ids. [default: the dataset's or the folder's name]")
+@click.option(
+    "--polarity",
+    type=click.Choice(["white-is-blur", "white-is-focus"]),
+    help="What white means in the masks; `pairs` needs it.",
+)
+@click.option("--val-fraction", default=0.1, show_default=True, type=click.FloatRange(0, 1, max_open=True))
+@click.option("--seed", default=0, show_default=True, help="Of the validation split.")
+@click.option("--jobs", default=-1, show_default=True, help="Processes; -1 for one a core.")
+@click.option("--decode/--no-decode", default=True, help="Decode every photograph, to find damaged ones now.")
+@json_option
+def index(out: Path, as_json: bool, **options: Any) -> int:
+    """List a dataset's photographs, masks and splits in a manifest.
+
+    \b
+    Layouts are described in datasets.md. Example:
+      softfocus index cuhk CUHK -o cuhk.jsonl
+    """
+    from pipeline.datasets import index
+
+    layout, root = options.pop("layout"), options.pop("root")
+    with progress_bar("hash", "images") as progress:
+        summary = index(layout, root, out=out, progress=progress, **options)
+    for warning in summary.warnings[:WARNINGS_SHOWN]:
+        say(f"warning: {warning}")
+    if len(summary.warnings) > WARNINGS_SHOWN:
+        say(f"warning: {len(summary.warnings) - WARNINGS_SHOWN} more like these (--json lists all)")
+    list_left_out(summary.problems)
+    counts = ", ".join(f"{count} {split}" for split, count in summary.by_split.items())
+    show_result(summary, as_json, [f"{out}: {counts}; {summary.with_mask} with mask, {summary.without_mask} without"])
+    return LEFT_OUT if summary.problems else 0
+
+
+@click.command()
+@click.argument("out", type=PATH)
+@click.option("-n", "--count", type=click.IntRange(min=1), default=100, show_default=True)
+@click.option("--size", nargs=2, type=click.IntRange(min=32), default=(320, 480), show_default=True, metavar="H W")
+@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--threshold-px", type=float, default=2.0, show_default=True, help="A wider circle of confusion is out of focus."
+)
+@click.option("--textures", type=PATH, help="Photographs to print on things.")
+@click.option("--jobs", default=-1, show_default=True, help="Processes; -1 for one a core.")
+@json_option
+def synth(out: Path, as_json: bool, **options: Any) -> None:
+    """Render scenes with exact depth and exact defocus, as a dataset.
+
+    \b
+    Example:
+      softfocus synth scenes -n 500 && softfocus index synth scenes -o scenes.jsonl
+    """
+    from pipeline.synthetic import synthesize
+
+    with progress_bar("render", "scenes") as progress:
+        summary = synthesize(out, progress=progress, **options)
+    show_result(summary, as_json, [f"{out}: {summary.rendered} scenes rendered, {summary.kept} there before"])

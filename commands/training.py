@@ -1,0 +1,131 @@
+"""Commands of stage 2: train, evaluate, predict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from commands.console import (
+    LEFT_OUT,
+    PATH,
+    SPLITS,
+    builtins_of,
+    device_option,
+    json_option,
+    list_left_out,
+    progress_bar,
+    say,
+    show_result,
+    write_csv,
+)
+
+
+@click.command()
+@click.argument("manifest", type=PATH)
+@click.option("--labels", type=PATH, help="The label store. Without it: masks alone.")
+@click.option("-o", "--out", required=True, type=PATH, help="The run folder.")
+@click.option("--preset", default="lite", show_default=True, help="lite, paper-resnext101 or paper-vgg16.")
+@click.option("--config", "file", type=PATH, help="YAML on top of the preset.")
+@click.option("--epochs", type=int)
+@click.option("--batch-size", type=int)
+@click.option("--seed", type=int)
+@click.option("--encoder-weights", help="auto, hub, shipped, none, or a file in timm's names.")
+@click.option("--partial", is_flag=True, help="Use samples that lack a mask or a label for what they have.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any other value of the config.")
+@device_option
+@json_option
+def train(manifest: Path, labels: Path | None, out: Path, as_json: bool, **options: Any) -> None:
+    """Train a student from photographs, masks and stored depth.
+
+    \b
+    Stopped at any moment, the same command goes on where it stopped. Examples:
+      softfocus train cuhk.jsonl --labels labels -o runs/first
+      softfocus train cuhk.jsonl --labels labels -o runs/long --epochs 300 --set optimiser.lr=0.002
+    """
+    from trainer.config import load_config
+    from trainer.train import train
+
+    overrides = list(options["overrides"])
+    for option, key in TRAIN_OPTIONS.items():
+        if options[option]:
+            overrides.append(f"{key}={options[option]}")
+    if options["seed"] is not None:
+        overrides.append(f"seed={options['seed']}")
+    config = load_config(preset=options["preset"], file=options["file"], overrides=overrides)
+    with progress_bar("train", "steps") as show:
+        summary = train(
+            manifest,
+            out=out,
+            config=config,
+            labels=labels,
+            device=options["device"],
+            say=say,
+            progress=lambda p: show(p.done, p.total, p.note, p.phase),
+        )
+    figures = ", ".join(f"{k} {v:.4f}" for k, v in summary.best.items() if k.startswith("val_"))
+    best = f"  best epoch {summary.best['epoch']}: {figures}" if figures else "  no validation split"
+    speed = f"{summary.seconds:.0f} s, {summary.images_per_second:.0f} images/s"
+    show_result(summary, as_json, [f"{out}: {summary.epochs} epochs, {speed}", best])
+
+
+TRAIN_OPTIONS = {
+    "epochs": "epochs",
+    "batch_size": "data.batch_size",
+    "encoder_weights": "student.encoder_weights",
+    "partial": "data.partial",
+}
+
+
+@click.command()
+@click.argument("manifest", type=PATH)
+@click.option("--model", required=True, type=PATH, help="A run folder or .safetensors file.")
+@click.option("--split", type=click.Choice(SPLITS), default="test", show_default=True)
+@click.option("--labels", type=PATH, help="Also compare the student's depth with this store.")
+@click.option("--input-size", type=click.IntRange(min=32), help="Side of the network's input. [default: as trained]")
+@click.option("--per-image", type=PATH, help="Write each image's figures to this CSV file.")
+@device_option
+@json_option
+def evaluate(manifest: Path, as_json: bool, per_image: Path | None, **options: Any) -> None:
+    """Score a student on a split: MAE, F and IoU in the protocols of the field.
+
+    \b
+    Example:
+      softfocus evaluate cuhk.jsonl --model runs/first --split test --json
+    """
+    from trainer.evaluate import evaluate
+
+    with progress_bar("evaluate", "images") as progress:
+        report = evaluate(manifest, progress=progress, **options)
+    if per_image is not None:
+        write_csv(per_image, report.per_image)
+    lines = [f"{report.model}: {report.images} images of {report.split} at {report.input_size} x {report.input_size}"]
+    for protocol, measures in report.measures.items():
+        lines.append(f"  {protocol:16s}" + "".join(f"  {name} {value:.4f}" for name, value in measures.items()))
+    lines += [f"  depth             {name} {value:.4f}" for name, value in report.depth.items()]
+    show_result({**builtins_of(report), "per_image": None}, as_json, lines)
+
+
+@click.command()
+@click.argument("photographs", nargs=-1, required=True, type=PATH)
+@click.option("-o", "--out", required=True, type=PATH, help="Folder of the maps.")
+@click.option("--model", required=True, type=PATH, help="A run folder or .safetensors file.")
+@click.option("--depth", is_flag=True, help="Also write STEM.depth.png, white = near.")
+@click.option("--input-size", type=click.IntRange(min=32), help="Side of the network's input. [default: as trained]")
+@device_option
+@json_option
+def predict(photographs: tuple[Path, ...], as_json: bool, **options: Any) -> int:
+    """Write a blur map of each photograph: STEM.png, at its own size, white = out of focus.
+
+    \b
+    Example:
+      softfocus predict photos -o maps --model runs/first
+    """
+    from trainer.predict import predict
+
+    with progress_bar("predict", "photographs") as progress:
+        summary = predict(photographs, progress=progress, **options)
+    list_left_out(summary.failed)
+    show_result(summary, as_json, [f"{options['out']}: {len(summary.written)} maps"])
+    return LEFT_OUT if summary.failed else 0
