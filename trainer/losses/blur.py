@@ -20,7 +20,7 @@ SSIM_CONSTANTS = 0.01**2, 0.03**2
 
 def blur_loss(logits: Tensor, mask: Tensor, weights: BlurLoss) -> Tensor:
     """The weighted sum of the chosen terms at one scale: logits and mask (B, 1, H, W), NaN = unknown."""
-    return average(blur_terms(logits.float(), as_target(mask), weights))
+    return average(blur_terms(logits.float(), as_target(mask), weights), like=logits)
 
 
 def blur_terms(logits: Tensor, mask: Target, weights: BlurLoss, factor: float = 1.0) -> list[Term]:

@@ -28,7 +28,7 @@ EDGE_CONTRAST = 0.25  # an edge counts half where the normalised depth changes b
 
 def depth_loss(prediction: Tensor, label: Tensor, weights: DepthLoss, *, confidence: Tensor | None = None) -> Tensor:
     """The weighted sum of the chosen terms at one scale; all (B, 1, H, W), NaN = unknown in the label."""
-    return average(depth_terms(prediction.float(), as_target(label, confidence), weights))
+    return average(depth_terms(prediction.float(), as_target(label, confidence), weights), like=prediction)
 
 
 def ssi_l1_loss(prediction: Tensor, label: Tensor) -> Tensor:

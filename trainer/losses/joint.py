@@ -70,7 +70,7 @@ def joint_loss(
         if "soft_blur" in maps and blur_distillation and (factor := blur_distillation.side if place else 1.0):
             terms["soft_blur"] += soft_blur_terms(logits, targets["soft_blur"], blur_distillation, factor)
 
-    values = {name: average(found) if found else mask.new_zeros(()) for name, found in terms.items()}
+    values = {name: average(found, like=mask) for name, found in terms.items()}
     loss = values["blur"]
     if "depth" in maps:
         loss = loss + (distillation.weight if distillation_weight is None else distillation_weight) * values["depth"]

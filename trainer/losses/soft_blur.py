@@ -17,7 +17,7 @@ LEAST = 1e-3  # probabilities nearer to 0 or 1 than this are not told apart: lab
 
 def soft_blur_loss(logits: Tensor, probability: Tensor, weights: BlurDistillation) -> Tensor:
     """The weighted sum of the chosen terms at one scale; both (B, 1, H, W), NaN = unknown."""
-    return average(soft_blur_terms(logits.float(), as_target(probability), weights))
+    return average(soft_blur_terms(logits.float(), as_target(probability), weights), like=logits)
 
 
 def soft_blur_terms(logits: Tensor, teacher: Target, weights: BlurDistillation, factor: float = 1.0) -> list[Term]:

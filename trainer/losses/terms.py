@@ -43,8 +43,10 @@ def sample_sums(maps: Sequence[Tensor]) -> Tensor:
     return torch.stack([values.sum((1, 3)) for values in maps]).sum(2)
 
 
-def average(terms: Sequence[Term]) -> Tensor:
-    """The sum of the terms' values; a term of which no sample has any weight is 0. At least one term."""
+def average(terms: Sequence[Term], *, like: Tensor) -> Tensor:
+    """The sum of the terms' values, on the device of `like`; a term of which no sample has any weight is 0."""
+    if not terms:
+        return like.new_zeros(())
     by_shape: dict[torch.Size, list[Term]] = {}
     for term in terms:
         by_shape.setdefault(term.weights.shape, []).append(term)
