@@ -30,7 +30,14 @@ EPSILON = 1e-6
 
 
 def joint_loss(
-    output: StudentOutput, mask: Tensor, depth: Tensor, *, blur: BlurLoss, distillation: DepthLoss
+    output: StudentOutput,
+    mask: Tensor,
+    depth: Tensor,
+    *,
+    blur: BlurLoss,
+    distillation: DepthLoss,
+    confidence: Tensor | None = None,
+    distillation_weight: Tensor | float | None = None,
 ) -> dict[str, Tensor]:
     """Task and distillation loss over fused and side outputs.
 
@@ -46,7 +53,8 @@ def joint_loss(
     terms["loss"] = terms["blur"]
     if distillation.weight:
         terms["depth"] = _over_scales(partial(depth_loss, weights=distillation), output.depth, depth, distillation.side)
-        terms["loss"] = terms["blur"] + distillation.weight * terms["depth"]
+        weight = distillation.weight if distillation_weight is None else distillation_weight
+        terms["loss"] = terms["blur"] + weight * terms["depth"]
     return terms
 
 
