@@ -135,7 +135,8 @@ def predict_maps(student: nn.Module, image: np.ndarray, *, sizes: Sequence[int])
 
 
 def _averaged(maps: Sequence[np.ndarray], size: int) -> np.ndarray:
-    return np.stack([resize_bilinear(m, (size, size)) for m in maps]).mean(axis=0, dtype=np.float32)
+    mean: np.ndarray = np.mean([resize_bilinear(m, (size, size)) for m in maps], axis=0, dtype=np.float32)
+    return mean
 
 
 def _mask(sample: Sample) -> np.ndarray | None:
