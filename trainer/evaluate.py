@@ -135,8 +135,7 @@ def predict_maps(student: nn.Module, image: np.ndarray, *, sizes: Sequence[int])
 
 
 def _averaged(maps: Sequence[np.ndarray], size: int) -> np.ndarray:
-    mean: np.ndarray = np.mean([resize_bilinear(m, (size, size)) for m in maps], axis=0, dtype=np.float32)
-    return mean
+    return np.asarray(np.mean([resize_bilinear(m, (size, size)) for m in maps], axis=0, dtype=np.float32))
 
 
 def _mask(sample: Sample) -> np.ndarray | None:
