@@ -20,7 +20,7 @@ from trainer.augment import Draws, augment
 from trainer.batch import Batch
 from trainer.config import Config
 from trainer.device import autocast
-from trainer.losses import joint_loss
+from trainer.losses import joint_loss, weight_at
 from trainer.processes import Processes
 
 __all__ = ["Stepper"]
@@ -54,7 +54,7 @@ class Stepper:
         self._network = processes.wrap(student, has_unused=not config.depth_loss.weight)
         device = self._trained[0].device
         self._mixed = autocast(config.precision, device)
-        self._share = torch.ones((), device=device)
+        self._weights = torch.zeros(2, device=device)  # of both distillation losses, at this step
         self._layout = torch.channels_last if config.channels_last and device.type == "cuda" else None
         terms: Callable[..., Terms] = self._terms
         if config.compile:
@@ -67,23 +67,24 @@ class Stepper:
         if self._recorded:
             self._gradients = _Recorded(self._gradients, student)
 
-    def __call__(self, parts: Sequence[tuple[Batch, Draws]], *, step: int, share: float = 1.0) -> Terms:
+    def __call__(self, parts: Sequence[tuple[Batch, Draws]], *, step: int, progress: float) -> Terms:
         """One update.
 
         Args:
             parts: `optimiser.accumulate` batches whose gradients are averaged, with their random draws.
             step: its number, for the averaged weights.
-            share: of the distillation's weight, at this step.
+            progress: share of the run that is done, in [0, 1), for the weights of the distillation losses.
 
         Returns:
             The losses, averaged over the parts, on the device: reading them would make the loop wait.
         """
-        self._share.fill_(share)
+        for place, loss in enumerate((self.config.depth_loss, self.config.blur_distillation)):
+            self._weights[place] = weight_at(loss, progress)
         totals: Terms = {}
         self.optimiser.zero_grad(set_to_none=not self._recorded)  # a graph adds to the tensors it was recorded with
         for number, (batch, draws) in enumerate(parts, 1):
             with nullcontext() if number == len(parts) else self._processes.without_sync(self._network):
-                terms = self._gradients(batch, draws, self._share)
+                terms = self._gradients(batch, draws, self._weights)
             for name, value in terms.items():
                 totals[name] = totals.get(name, 0.0) + value / len(parts)
         if self.config.optimiser.clip:
@@ -92,7 +93,7 @@ class Stepper:
         self.ema.update(self.student, step=step)
         return totals
 
-    def _terms(self, batch: Batch, draws: Draws, share: Tensor) -> Terms:
+    def _terms(self, batch: Batch, draws: Draws, weights: Tensor) -> Terms:
         inputs = augment(batch, draws, size=self.config.data.input_size)
         images = inputs.images if self._layout is None else inputs.images.contiguous(memory_format=self._layout)
         with self._mixed():
@@ -104,7 +105,10 @@ class Stepper:
             blur=self.config.blur_loss,
             distillation=self.config.depth_loss,
             confidence=inputs.confidence,
-            distillation_weight=share * self.config.depth_loss.weight,
+            distillation_weight=weights[0],
+            soft_blur=inputs.soft_blur,
+            blur_distillation=self.config.blur_distillation,
+            blur_distillation_weight=weights[1],
         )
 
 
@@ -128,16 +132,16 @@ class _Recorded:
         self._inputs: list[Tensor] = []
         self._terms: Terms = {}
 
-    def __call__(self, batch: Batch, draws: Draws, share: Tensor) -> Terms:
+    def __call__(self, batch: Batch, draws: Draws, weights: Tensor) -> Terms:
         if self._graph is None:
-            self._record(batch, draws, share)
+            self._record(batch, draws, weights)
         for ours, given in zip(self._inputs, _tensors(batch, draws), strict=True):
             ours.copy_(given)
         assert self._graph is not None
         self._graph.replay()
         return self._terms
 
-    def _record(self, batch: Batch, draws: Draws, share: Tensor) -> None:
+    def _record(self, batch: Batch, draws: Draws, weights: Tensor) -> None:
         batch, draws = _copy(batch), _copy(draws)
         self._inputs = _tensors(batch, draws)
         before = [buffer.clone() for buffer in self._student.buffers()]  # batch norm counts the warm-up
@@ -145,11 +149,11 @@ class _Recorded:
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(self.WARM_UP):
-                self._function(batch, draws, share)
+                self._function(batch, draws, weights)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            self._terms = self._function(batch, draws, share)
+            self._terms = self._function(batch, draws, weights)
         for parameter in self._student.parameters():
             if parameter.grad is not None:
                 parameter.grad.zero_()

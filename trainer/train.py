@@ -179,7 +179,9 @@ def train(
                     remember()
                 raise KeyboardInterrupt
             schedule.set(step)
-            terms = stepper([(next(coming), draws(next(parts))) for _ in range(accumulate)], step=step)
+            terms = stepper(
+                [(next(coming), draws(next(parts))) for _ in range(accumulate)], step=step, progress=step / total_steps
+            )
             for name, value in terms.items():  # stays on the device: reading it would make the loop wait
                 sums[name] = sums.get(name, 0.0) + value
             step += 1
