@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +14,17 @@ import numpy.typing as npt
 from PIL import Image
 
 from pipeline.distill.meters import Meters
-from pipeline.distill.tasks import Survey, Task
+from pipeline.distill.tasks import Task
 from pipeline.errors import SoftfocusError
 from pipeline.images import ImageError, read_image
 
-__all__ = ["Batch", "feed", "prepare"]
+__all__ = ["Batch", "Source", "feed", "prepare"]
 
 Prepared = npt.NDArray[np.uint8] | str
 """A photograph of the label's size (h, w, 3), or the reason why there is none."""
+
+Source = Callable[[int], tuple[Path, Path]]
+"""The photograph of a row of the plan, and the root that its manifest names."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,13 @@ class Batch:
 
 
 def feed(
-    survey: Survey, pool: ThreadPoolExecutor, meters: Meters, *, batch_size: int, ahead: int
+    tasks: Iterable[Task],
+    source: Source,
+    pool: ThreadPoolExecutor,
+    meters: Meters,
+    *,
+    batch_size: int,
+    ahead: int,
 ) -> Generator[Batch, None, None]:
     """Batches in order, with at least `ahead` photographs being prepared beyond the one handed out.
 
@@ -50,9 +59,9 @@ def feed(
     queue: deque[Batch] = deque()
     waiting = 0
     try:
-        for task, start in _cuts(survey.tasks(), batch_size):
+        for task, start in _cuts(tasks, batch_size):
             positions = task.positions[start : start + batch_size]
-            images = [pool.submit(_measured, survey, meters, task, position) for position in positions]
+            images = [pool.submit(_measured, source, meters, task, position) for position in positions]
             queue.append(Batch(task, positions, images, start == 0, start + batch_size >= len(task.positions)))
             waiting += len(positions)
             while waiting - len(queue[0].positions) >= ahead:
@@ -72,9 +81,9 @@ def _cuts(tasks: Iterable[Task], batch_size: int) -> Iterator[tuple[Task, int]]:
             yield task, start
 
 
-def _measured(survey: Survey, meters: Meters, task: Task, position: int) -> Prepared:
+def _measured(source: Source, meters: Meters, task: Task, position: int) -> Prepared:
     with meters.measure("read and decode"):
-        path, root = survey.source(task.shard.start + position)
+        path, root = source(task.shard.start + position)
         size = task.shard.height, task.shard.width
         return prepare(path, task.shard.sha256[position].tobytes(), size, root=root)
 

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-
 from pipeline.distill.columns import Columns, read_columns
-from pipeline.distill.feed import Batch, feed
-from pipeline.distill.meters import LabelProgress, LabelSummary, Meters
-from pipeline.distill.output import Output
-from pipeline.distill.predictor import Predictor
+from pipeline.distill.meters import LabelProgress, LabelSummary, StreamFigures
+from pipeline.distill.stream import stream
 from pipeline.distill.tasks import Survey
 from pipeline.errors import SoftfocusError
 from pipeline.files import FileTaken, clean_temporaries
@@ -87,14 +81,23 @@ def label(
         description = _opened(store, teacher, dtype=dtype, shard_size=shard_size, asked=asked)
         plan = _planned(store, description, columns, teacher)
         survey = Survey(store, description, plan, columns, retry_failed=retry_failed)
-        run = _Run(survey, progress)
+        figures = None
         if survey.todo:
-            run.work(store, description, teacher.get(description), batch_size, _threads(workers))
+            figures = stream(
+                survey.tasks(),
+                survey.source,
+                store=store,
+                description=description,
+                teacher=teacher.get(description),
+                batch_size=batch_size,
+                threads=_threads(workers),
+                report=None if progress is None else lambda figures: progress(_progress(survey, figures)),
+            )
         elif asked and asked != description.asked:
             teacher.get(description)
     finally:
         teacher.close()
-    return run.summary(description, time.perf_counter() - begin)
+    return _summary(survey, figures, description, time.perf_counter() - begin)
 
 
 class _LazyTeacher:
@@ -162,89 +165,35 @@ def _threads(workers: int) -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-class _Run:
-    """The work of one run, and its figures."""
+def _progress(survey: Survey, figures: StreamFigures) -> LabelProgress:
+    return LabelProgress(
+        done=figures.done,
+        total=survey.total,
+        failed=figures.failed,
+        shards_done=figures.shards,
+        shards=len(survey.todo),
+        seconds=figures.seconds,
+        rate=figures.done / max(figures.seconds, 1e-9),
+        stage_seconds=figures.stage_seconds,
+    )
 
-    def __init__(self, survey: Survey, progress: Report | None) -> None:
-        self._survey, self._progress = survey, progress
-        self._meters = Meters()
-        self._done = self._failed = 0
-        self._seconds = 0.0
-        self._batch_size = 0
-        self._output: Output | None = None
 
-    def work(self, store: Path, description: StoreDescription, teacher: Teacher, batch_size: int, threads: int) -> None:
-        """Put everything that is to do through the teacher."""
-        begin = time.perf_counter()
-        predictor = Predictor(teacher)
-        ahead = 2 * max(batch_size, threads)
-        with (
-            ThreadPoolExecutor(threads, thread_name_prefix="softfocus") as pool,
-            Output(store, description, teacher, pool, self._meters, room=ahead) as output,
-            contextlib.closing(feed(self._survey, pool, self._meters, batch_size=batch_size, ahead=ahead)) as batches,
-        ):
-            self._output = output
-            for batch in batches:
-                self._label(batch, predictor, output)
-                self._batch_size = predictor.largest
-                self._seconds = time.perf_counter() - begin
-                self._report()
-        self._seconds = time.perf_counter() - begin
-        self._report()
-
-    def _label(self, batch: Batch, predictor: Predictor, output: Output) -> None:
-        """One batch, from the photographs to the queue of the writing thread."""
-        if batch.first:
-            output.begin(batch.task)
-        with self._meters.measure("waiting for images"):
-            prepared = [image.result() for image in batch.images]
-        good = [(p, image) for p, image in zip(batch.positions, prepared, strict=True) if not isinstance(image, str)]
-        bad = [(p, reason) for p, reason in zip(batch.positions, prepared, strict=True) if isinstance(reason, str)]
-        if good:
-            with self._meters.measure("teacher"):
-                maps = predictor.predict(np.stack([image for _, image in good]))
-            for (position, _), values in zip(good, maps, strict=True):
-                output.put(position, values)
-        for position, reason in bad:
-            output.put(position, reason)
-        if batch.last:
-            output.end()
-        self._done += len(batch.positions)
-        self._failed += len(bad)
-
-    def _report(self) -> None:
-        if self._progress is None or self._output is None:
-            return
-        self._progress(
-            LabelProgress(
-                done=self._done,
-                total=self._survey.total,
-                failed=self._failed,
-                shards_done=self._output.shards,
-                shards=len(self._survey.todo),
-                seconds=self._seconds,
-                rate=self._done / max(self._seconds, 1e-9),
-                stage_seconds=dict(self._meters.seconds),
-            )
-        )
-
-    def summary(self, description: StoreDescription, seconds: float) -> LabelSummary:
-        """The figures of the finished run; `seconds` is its whole time."""
-        output = self._output
-        failures = self._survey.failures | (output.failures if output else {})
-        failed = self._survey.failed_samples(failures)
-        failed_rows = self._survey.count_wanted(failures)
-        labelled = output.labelled if output else 0
-        return LabelSummary(
-            samples=len(self._survey.rows),
-            labelled=labelled,
-            kept=self._survey.photographs - labelled - failed_rows,
-            failed=failed,
-            shards=output.shards if output else 0,
-            bytes=output.bytes if output else 0,
-            seconds=seconds,
-            rate=labelled / self._seconds if self._seconds else 0.0,
-            batch_size=self._batch_size,
-            stage_seconds=dict(self._meters.seconds) if output else {},
-            teacher=f"{description.provenance.kind}:{description.provenance.name}",
-        )
+def _summary(
+    survey: Survey, figures: StreamFigures | None, description: StoreDescription, seconds: float
+) -> LabelSummary:
+    """The figures of the finished run, None where nothing was to do; `seconds` is its whole time."""
+    done = figures or StreamFigures()
+    failures = survey.failures | done.failures
+    return LabelSummary(
+        samples=len(survey.rows),
+        labelled=done.labelled,
+        kept=survey.photographs - done.labelled - survey.count_wanted(failures),
+        failed=survey.failed_samples(failures),
+        shards=done.shards,
+        bytes=done.bytes,
+        seconds=seconds,
+        rate=done.labelled / done.seconds if done.seconds else 0.0,
+        batch_size=done.batch_size,
+        stage_seconds=done.stage_seconds,
+        teacher=f"{description.provenance.kind}:{description.provenance.name}",
+    )

@@ -9,10 +9,35 @@ from collections.abc import Iterator
 
 import msgspec
 
-__all__ = ["STAGES", "LabelProgress", "LabelSummary", "Meters"]
+__all__ = ["STAGES", "LabelProgress", "LabelSummary", "Meters", "StreamFigures"]
 
 STAGES = ("read and decode", "teacher", "encode", "write", "waiting for images", "waiting for the writer")
 """The first four add up the seconds of all threads at this work; the last two are those of the teacher's."""
+
+
+class StreamFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """What one stream of tasks has done so far.
+
+    Attributes:
+        done: photographs that went through the teacher or failed.
+        failed: those that failed.
+        labelled: maps in finished shards that this stream made.
+        shards, bytes: finished on disk.
+        failures: row -> reason of all rows of these shards without a label.
+        batch_size: the largest number of photographs that the teacher was given at once and had memory for.
+        seconds: since the stream began.
+        stage_seconds: by STAGES.
+    """
+
+    done: int = 0
+    failed: int = 0
+    labelled: int = 0
+    shards: int = 0
+    bytes: int = 0
+    failures: dict[int, str] = {}
+    batch_size: int = 0
+    seconds: float = 0.0
+    stage_seconds: dict[str, float] = {}
 
 
 class LabelProgress(msgspec.Struct, frozen=True, kw_only=True):
