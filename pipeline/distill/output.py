@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.distill.meters import Meters
+from pipeline.distill.presence import in_work
 from pipeline.distill.tasks import Task
 from pipeline.store import SEAL_BYTES, Packed, StoreDescription, encode, pack, read_results, shard_path, write_shard
 from pipeline.teachers.base import Teacher
@@ -124,14 +125,15 @@ class Output:
         failures = dict(task.reasons)
         waited = [0.0]
         try:
-            seal = write_shard(
-                self._store,
-                self._description,
-                task.shard,
-                self._results(task, results, failures, waited),
-                provenance=self._teacher.provenance,
-                precision=str(getattr(self._teacher, "precision", "")),
-            )
+            with in_work(self._store, task.shard.number):
+                seal = write_shard(
+                    self._store,
+                    self._description,
+                    task.shard,
+                    self._results(task, results, failures, waited),
+                    provenance=self._teacher.provenance,
+                    precision=str(getattr(self._teacher, "precision", "")),
+                )
         except _Aborted:
             return
         self._meters.add("write", time.perf_counter() - begin - waited[0])
