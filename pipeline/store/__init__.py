@@ -8,7 +8,7 @@ Everything is written whole or not at all, so a killed run loses its open shard 
 nothing needs a lock: processes that do the same work at once make the same files.
 """
 
-from pipeline.store.coverage import Coverage, SplitCoverage, coverage
+from pipeline.store.coverage import Coverage, SplitCoverage, count_splits, coverage, split_table
 from pipeline.store.description import (
     StoreDescription,
     check_empty,
@@ -23,8 +23,18 @@ from pipeline.store.errors import DamagedShard, MissingLabel, StoreError
 from pipeline.store.generations import read_plan, write_generation
 from pipeline.store.plan import Generation, Images, Plan, PlanShard, next_generation
 from pipeline.store.reader import LabelReader
-from pipeline.store.seal import SEAL_BYTES
-from pipeline.store.shard import ABSENT, finished_shards, read_reasons, read_results, shard_path, write_shard
+from pipeline.store.seal import SEAL_BYTES, Seal, check_seal
+from pipeline.store.shard import (
+    ABSENT,
+    finished_shards,
+    labelled_rows,
+    read_reasons,
+    read_results,
+    seal_at_home,
+    shard_files,
+    shard_path,
+    write_shard,
+)
 
 __all__ = [
     "ABSENT",
@@ -41,25 +51,32 @@ __all__ = [
     "Packed",
     "Plan",
     "PlanShard",
+    "Seal",
     "SplitCoverage",
     "StoreDescription",
     "StoreError",
     "check_empty",
+    "check_seal",
     "check_settings",
     "check_teacher",
+    "count_splits",
     "coverage",
     "create_store",
     "decode",
     "encode",
     "finished_shards",
     "has_description",
+    "labelled_rows",
     "next_generation",
     "pack",
     "read_description",
     "read_plan",
     "read_reasons",
     "read_results",
+    "seal_at_home",
+    "shard_files",
     "shard_path",
+    "split_table",
     "write_generation",
     "write_shard",
 ]

@@ -17,7 +17,7 @@ from pipeline.store.description import StoreDescription, read_description
 from pipeline.store.encoding import decode
 from pipeline.store.errors import DamagedShard, MissingLabel
 from pipeline.store.generations import read_plan
-from pipeline.store.shard import finished_shards, read_reasons, shard_path
+from pipeline.store.shard import finished_shards, labelled_rows, read_reasons, shard_path
 
 __all__ = ["LabelReader"]
 
@@ -43,7 +43,8 @@ class LabelReader:
         self.store = Path(store).absolute()
         self.description: StoreDescription = read_description(self.store)
         self._plan = read_plan(self.store, self.description)
-        self._there = self._labelled_rows()
+        seals = finished_shards(self.store, self.description, self._plan)
+        self._there = labelled_rows(self.store, self._plan, seals)
         self._files = _OpenFiles(open_files)
 
     @property
@@ -116,17 +117,6 @@ class LabelReader:
     def close(self) -> None:
         """Close the files that this process has open; reading opens them again."""
         self._files.close()
-
-    def _labelled_rows(self) -> npt.NDArray[np.bool_]:
-        """Whether there is a label, for each row of the plan."""
-        there = np.zeros(len(self._plan.sha256), np.bool_)
-        for number, seal in finished_shards(self.store, self.description, self._plan).items():
-            start = int(self._plan.shards["start"][number])
-            there[start : start + seal.rows] = True
-            if seal.failed:
-                reasons = read_reasons(shard_path(self.store, number))
-                there[start : start + seal.rows] = [not reason for reason in reasons]
-        return there
 
     def _rows(self, ids: list[str]) -> npt.NDArray[np.int64]:
         """The row of each id, -1 where there is no label."""

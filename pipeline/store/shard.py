@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import h5py
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.provenance import Provenance
 from pipeline.store.description import SCHEMA, StoreDescription, tool_version
@@ -29,8 +30,11 @@ __all__ = [
     "SHARD_FOLDER",
     "Result",
     "finished_shards",
+    "labelled_rows",
     "read_reasons",
     "read_results",
+    "seal_at_home",
+    "shard_files",
     "shard_path",
     "write_shard",
 ]
@@ -154,20 +158,35 @@ def finished_shards(store: Path, description: StoreDescription, plan: Plan) -> d
         StoreError: an HDF5 file in the folder that is no shard of this store.
         DamagedShard: a shard is cut short or its seal is damaged.
     """
-    folder = store / SHARD_FOLDER
     seals = {}
-    names = sorted(os.listdir(folder)) if folder.is_dir() else []
-    for name in names:
-        if not name.endswith(".h5") or name.startswith("."):
-            continue
-        if not re.fullmatch(r"\d{6,}\.h5", name):
-            raise StoreError(f"{folder / name}: no shard of softfocus; move it out of the label store")
-        number = int(name[:-3])
-        seal = read_seal(folder / name, kind="shard")
-        if number < len(plan.shards):
-            _check_home(folder / name, seal, description, plan)
-            seals[number] = seal
+    for path in shard_files(store):
+        seal = seal_at_home(path, description, plan)
+        if seal is not None:
+            seals[seal.number] = seal
     return seals
+
+
+def shard_files(store: Path) -> list[Path]:
+    """Every HDF5 file where shards belong, in order, whatever it is; temporaries do not count."""
+    folder = store / SHARD_FOLDER
+    names = sorted(os.listdir(folder)) if folder.is_dir() else []
+    return [folder / name for name in names if name.endswith(".h5") and not name.startswith(".")]
+
+
+def seal_at_home(path: Path, description: StoreDescription, plan: Plan) -> Seal | None:
+    """The seal of a file among the shards, None where the plan has no such shard.
+
+    Raises:
+        StoreError: it is no shard of this store, or one of another place in it.
+        DamagedShard: it is cut short or its seal is damaged.
+    """
+    if not re.fullmatch(r"\d{6,}\.h5", path.name):
+        raise StoreError(f"{path}: no shard of softfocus; move it out of the label store")
+    seal = read_seal(path, kind="shard")
+    if int(path.stem) >= len(plan.shards):
+        return None
+    _check_home(path, seal, description, plan)
+    return seal
 
 
 def _check_home(path: Path, seal: Seal, description: StoreDescription, plan: Plan) -> None:
@@ -176,6 +195,21 @@ def _check_home(path: Path, seal: Seal, description: StoreDescription, plan: Pla
         raise StoreError(f"{path}: a shard of another label store (other teacher, schema or dtype); {mend}")
     if seal.number != int(path.stem) or seal.planned != plan.shard_fingerprint(seal.number):
         raise StoreError(f"{path}: does not hold the images that the plan puts there; {mend}")
+
+
+def labelled_rows(store: Path, plan: Plan, seals: Mapping[int, Seal]) -> npt.NDArray[np.bool_]:
+    """Whether there is a label, for each row of the plan, given the finished shards.
+
+    Raises:
+        DamagedShard: one that holds reasons cannot be read.
+    """
+    there = np.zeros(len(plan.sha256), np.bool_)
+    for number, seal in seals.items():
+        start = int(plan.shards["start"][number])
+        there[start : start + seal.rows] = True
+        if seal.failed:
+            there[start : start + seal.rows] = [not reason for reason in read_reasons(shard_path(store, number))]
+    return there
 
 
 def read_reasons(path: Path) -> list[str]:
