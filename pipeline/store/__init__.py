@@ -20,7 +20,7 @@ from pipeline.store.description import (
 )
 from pipeline.store.encoding import DTYPES, DType, Encoded, Packed, decode, encode, pack
 from pipeline.store.errors import DamagedShard, MissingLabel, StoreError
-from pipeline.store.generations import read_plan, write_generation
+from pipeline.store.generations import read_plan, recover_description, write_generation
 from pipeline.store.plan import Generation, Images, Plan, PlanShard, next_generation
 from pipeline.store.reader import LabelReader
 from pipeline.store.seal import SEAL_BYTES, Seal, check_seal
@@ -73,6 +73,7 @@ __all__ = [
     "read_plan",
     "read_reasons",
     "read_results",
+    "recover_description",
     "seal_at_home",
     "shard_files",
     "shard_path",

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 
 import h5py
+import msgspec
 import numpy as np
 
-from pipeline.store.description import SCHEMA, StoreDescription
+from pipeline.store.description import SCHEMA, StoreDescription, is_whole, render
 from pipeline.store.errors import DamagedShard, StoreError
 from pipeline.store.plan import Generation, Plan
-from pipeline.store.seal import Seal, add_array, memory_file, read_seal, write_sealed
+from pipeline.store.seal import Seal, add_array, check_seal, memory_file, read_seal, write_sealed
 
-__all__ = ["PLAN_FOLDER", "read_plan", "write_generation"]
+__all__ = ["PLAN_FOLDER", "read_plan", "recover_description", "write_generation"]
 
 PLAN_FOLDER = "plan"
 _MEND = "restore it from a copy, or make the labels anew in another folder"
@@ -58,7 +60,21 @@ def write_generation(store: Path, description: StoreDescription, plan: Plan, gen
         file.attrs["schema"] = SCHEMA
         file.attrs["first_row"] = generation.first_row
         file.attrs["shard_size"] = description.shard_size
+        file.attrs["description"] = render(description).decode()
         write_sealed(store / PLAN_FOLDER / _name(number), file, seal, replace=False)
+
+
+def recover_description(store: Path) -> StoreDescription | None:
+    """The description of a store from the copy in its plan, or None where there is none that is whole."""
+    for path in sorted((store / PLAN_FOLDER).glob("*.h5")):
+        with contextlib.suppress(StoreError, OSError, KeyError, RuntimeError, ValueError, msgspec.MsgspecError):
+            seal = check_seal(path, kind="plan")
+            with h5py.File(path, "r", locking=False) as file:
+                content = str(file.attrs["description"]).encode()
+            description = msgspec.json.decode(content, type=StoreDescription)
+            if is_whole(content) and description.fingerprint == seal.store:
+                return description
+    return None
 
 
 def _files(folder: Path) -> list[Path]:
