@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from pipeline.errors import SoftfocusError
-from pipeline.files import FileTaken, new_file
+from pipeline.files import FileTaken, clean_temporaries, new_file
 from pipeline.provenance import QUANTITY, Provenance
 from pipeline.store.encoding import DTYPES, GZIP_LEVEL, DType, words
 from pipeline.store.errors import StoreError
@@ -103,6 +103,7 @@ def create_store(
     if shard_size < 1:
         raise StoreError(f"{store}: shards of {shard_size} maps; choose 1 or more")
     check_empty(store)
+    clean_temporaries(store)  # of a run that was killed before it had a store
     description = StoreDescription(
         dtype=dtype,
         encoding=words(dtype),
