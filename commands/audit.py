@@ -7,7 +7,9 @@ from typing import Any
 
 import click
 
-from commands.console import PATH, json_option, say, show_result
+from commands.console import LEFT_OUT, PATH, json_option, progress_bar, say, show_result
+
+FINDINGS_SHOWN = 40
 
 
 @click.command()
@@ -43,6 +45,42 @@ def status(store: Path, manifest: Path | None, as_json: bool) -> None:
     if found.unplanned:
         lines.append(f"{found.unplanned} samples are not planned yet; run `softfocus label`")
     show_result(found, as_json, lines)
+
+
+@click.command()
+@click.argument("store", type=PATH)
+@click.option("--manifest", type=PATH, help="Compare the store's photographs with these samples too.")
+@click.option("--jobs", default=-1, show_default=True, help="Processes that read; -1 for one a core.")
+@click.option(
+    "--max-unknown", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Share of a map without a value."
+)
+@click.option(
+    "--max-saturated", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Share at one end of a map."
+)
+@json_option
+def verify(store: Path, as_json: bool, max_unknown: float, max_saturated: float, **options: Any) -> int:
+    """Read every byte of a label store and tell what is wrong with it.
+
+    \b
+    Ends with 0 if nothing is, 1 if something is damaged, 3 if nothing is damaged but something is missing
+    or doubtful. Examples:
+      softfocus verify labels --manifest cuhk.jsonl
+    """
+    from pipeline.audit.shard import Limits
+    from pipeline.audit.verify import verify
+
+    limits = Limits(unknown=max_unknown, saturated=max_saturated)
+    with progress_bar("verify", "shards") as progress:
+        found = verify(store, limits=limits, progress=progress, **options)
+    lines = [str(finding) for finding in found.findings[:FINDINGS_SHOWN]]
+    if len(found.findings) > FINDINGS_SHOWN:
+        lines.append(f"... and {len(found.findings) - FINDINGS_SHOWN} more (--json lists all)")
+    lines.append(
+        f"{found.store}: {found.damage} damaged, {found.doubts} missing or doubtful; "
+        f"{found.shards} shards, {found.maps} maps, {_megabytes(found.bytes)} read in {found.seconds:.1f} s"
+    )
+    show_result(found, as_json, lines)
+    return 1 if found.damage else LEFT_OUT if found.doubts else 0
 
 
 def _megabytes(count: int) -> str:

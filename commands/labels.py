@@ -20,7 +20,12 @@ from commands.console import LEFT_OUT, PATH, device_option, json_option, list_le
 @click.option(
     "--precision", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True
 )
-@click.option("--dtype", type=click.Choice(["u16", "u8", "f16"]), help="Of the stored maps. [default: u16]")
+@click.option("--dtype", type=click.Choice(["u16", "u8"]), help="Of the stored maps. [default: u16]")
+@click.option(
+    "--codec",
+    type=click.Choice(["delta-deflate", "deflate", "none", "delta-zstd"]),
+    help="How maps become bytes; `softfocus bench codec` compares them. [default: delta-deflate]",
+)
 @click.option("--shard-size", type=click.IntRange(min=1), help="Maps a shard. [default: 256]")
 @click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True)
 @click.option("--workers", type=int, default=-1, show_default=True, help="Threads that decode; -1: one a core.")

@@ -12,7 +12,17 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.audit.findings import Finding, Kind
-from pipeline.store import DamagedShard, PlanShard, StoreError, check_seal, decode
+from pipeline.store import (
+    DTYPES,
+    DamagedShard,
+    PlanShard,
+    StoreDescription,
+    StoreError,
+    check_seal,
+    decode,
+    read_results,
+    unpack,
+)
 
 __all__ = ["Inspection", "Limits", "as_finding", "inspect_shard", "map_doubts"]
 
@@ -42,28 +52,31 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int = 0
 
 
-def inspect_shard(path: Path, *, expected: PlanShard | None, limits: Limits) -> Inspection:
+def inspect_shard(
+    path: Path, *, description: StoreDescription | None, expected: PlanShard | None, limits: Limits
+) -> Inspection:
     """Read a shard whole.
 
     Args:
-        expected: what the plan puts there; None where the plan cannot be read: the seal alone is checked.
+        description, expected: of the store, and what the plan puts there; None where these cannot be read:
+            the seal alone is checked.
     """
     name = f"{path.parent.name}/{path.name}"
     number = int(path.stem) if path.stem.isdecimal() else -1
     try:
         size = path.stat().st_size
         check_seal(path, kind="shard")
-        if expected is None:
+        if expected is None or description is None:
             return Inspection(number=number, findings=[], bytes=size)
         findings = _Findings(name)
-        with h5py.File(path, "r", locking=False, rdcc_nbytes=0) as file:
-            maps = _inspect(file, expected, limits, findings)
+        good = _check_rows(path, expected, findings)
+        _check_maps(path, good, description, expected, limits, findings)
     except StoreError as error:
         return Inspection(number=number, findings=[as_finding(error, path, name)])
     except (OSError, KeyError, RuntimeError, ValueError) as error:
         what = f"cannot be read ({' '.join(str(error).split())})"
         return Inspection(number=number, findings=[Finding(kind="damaged", file=name, what=what)])
-    return Inspection(number=number, findings=findings.all(), maps=maps, bytes=size)
+    return Inspection(number=number, findings=findings.all(), maps=len(good), bytes=size)
 
 
 def as_finding(error: StoreError, path: Path, name: str) -> Finding:
@@ -92,33 +105,46 @@ class _Findings:
         return [Finding(kind=k, file=self._name, what=w, samples=s) for (k, w), s in self._samples.items()]
 
 
-def _inspect(file: h5py.File, expected: PlanShard, limits: Limits, findings: _Findings) -> int:
-    """All rows of an open shard; returns the number of maps."""
-    ids = [name.decode() for name in file["id"][()].tolist()]
-    reasons = [reason.decode() for reason in file["failed"][()].tolist()]
-    offset, scale, invalid = (file[name][()] for name in ("offset", "scale", "invalid_count"))
-    labels, photographs = file["labels"], file["sha256"][()]
-    shape = (len(expected), expected.height, expected.width)
-    if labels.shape != shape or {len(column) for column in (ids, reasons, offset, scale, invalid)} != {shape[0]}:
-        raise ValueError(f"labels of shape {labels.shape} where the plan has {shape}")
-    maps = 0
+def _check_rows(path: Path, expected: PlanShard, findings: _Findings) -> dict[int, str]:
+    """Shapes, ids and photographs against the plan; returns row -> id of the rows that have a label."""
+    with h5py.File(path, "r", locking=False) as file:
+        ids = [name.decode() for name in file["id"][()].tolist()]
+        reasons = [reason.decode() for reason in file["failed"][()].tolist()]
+        photographs, shape = file["sha256"][()], file["labels"].shape
+        lengths = {len(file[name]) for name in ("id", "failed", "sha256", "offset", "scale", "invalid_count")}
+    if shape != (len(expected), expected.height, expected.width) or lengths != {len(expected)}:
+        raise ValueError(f"labels of shape {shape} where the plan has {len(expected)} rows")
+    good = {}
     for row, (sample, reason) in enumerate(zip(ids, reasons, strict=True)):
         if sample != expected.ids[row] or (photographs[row] != expected.sha256[row]).any():
-            findings.add("wrong id", "holds another sample than the plan puts there", f"{sample} in row {row}")
+            findings.add("wrong id", "holds other samples than the plan puts there", f"{sample} in row {row}")
         if reason:
             findings.add("left out", reason, sample)
+        else:
+            good[row] = sample
+    return good
+
+
+def _check_maps(
+    path: Path,
+    good: dict[int, str],
+    description: StoreDescription,
+    expected: PlanShard,
+    limits: Limits,
+    findings: _Findings,
+) -> None:
+    """Decode each map and look at it."""
+    size, dtype = (expected.height, expected.width), DTYPES[description.dtype]
+    for row, packed in read_results(path, good):
+        codes = unpack(packed.chunk, size, dtype, description.codec)
+        if not (np.isfinite(packed.offset) and np.isfinite(packed.scale) and packed.scale >= 0):
+            findings.add("damaged", "offset and scale are no finite numbers", good[row])
             continue
-        maps += 1
-        codes = labels[row]
-        if not (np.isfinite(offset[row]) and np.isfinite(scale[row]) and scale[row] >= 0):
-            findings.add("damaged", "offset and scale are no finite numbers", sample)
-            continue
-        values = decode(codes, offset[row], scale[row], int(invalid[row]), precision=np.float64)
-        if np.count_nonzero(np.isnan(values)) != invalid[row]:
-            findings.add("damaged", "other number of pixels without a value than it says", sample)
+        values = decode(codes, packed.offset, packed.scale, packed.invalid_count, precision=np.float64)
+        if np.count_nonzero(np.isnan(values)) != packed.invalid_count:
+            findings.add("damaged", "other numbers of pixels without a value than they say", good[row])
         for kind, what in map_doubts(values, limits):
-            findings.add(kind, what, sample)
-    return maps
+            findings.add(kind, what, good[row])
 
 
 def map_doubts(values: npt.NDArray[Any], limits: Limits) -> list[tuple[Kind, str]]:

@@ -177,7 +177,7 @@ def _call(
     if problem is not None:
         number = int(path.stem) if path.stem.isdecimal() else -1
         return delayed(Inspection)(number=number, findings=[problem])  # type: ignore[no-any-return]
-    return delayed(inspect_shard)(path, expected=expected, limits=limits)  # type: ignore[no-any-return]
+    return delayed(inspect_shard)(path, description=description, expected=expected, limits=limits)  # type: ignore[no-any-return]
 
 
 def _missing(plan: Plan, there: set[int]) -> list[Finding]:

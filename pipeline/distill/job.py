@@ -14,6 +14,7 @@ from pipeline.distill.tasks import Survey
 from pipeline.errors import SoftfocusError
 from pipeline.files import FileTaken, clean_temporaries
 from pipeline.store import (
+    Codec,
     DType,
     Plan,
     StoreDescription,
@@ -41,6 +42,7 @@ def label(
     load_teacher: Callable[[], Teacher],
     asked: str = "",
     dtype: DType | None = None,
+    codec: Codec | None = None,
     shard_size: int | None = None,
     batch_size: int = 16,
     workers: int = -1,
@@ -59,7 +61,8 @@ def label(
         asked: how the teacher was asked for, in any words that tell one teacher and its settings from
             another. Where they are those that the store was made with, a finished job does not load the
             teacher to compare it with the store's; empty: a finished job does not compare at all.
-        dtype, shard_size: of a new store ("u16" and 256 by default); an existing one must agree.
+        dtype, codec, shard_size: of a new store ("u16", "delta-deflate" and 256 by default); an existing one
+            must agree.
         batch_size: photographs that the teacher is given at once; halved when memory is short.
         workers: threads that decode and compress, -1 for one a core.
         retry_failed: label the photographs again that failed in earlier runs.
@@ -67,7 +70,7 @@ def label(
 
     Raises:
         ManifestError: the manifest cannot be read.
-        StoreError: the store is damaged, of another teacher, schema, dtype or shard size, or not writable.
+        StoreError: the store is damaged, of another teacher, schema, dtype, codec or shard size, or not writable.
         TeacherError: the teacher cannot be loaded or run.
         SoftfocusError: the photographs' folder is not there.
     """
@@ -78,7 +81,7 @@ def label(
     columns = read_columns(manifest)
     teacher = _LazyTeacher(store, load_teacher)
     try:
-        description = _opened(store, teacher, dtype=dtype, shard_size=shard_size, asked=asked)
+        description = _opened(store, teacher, dtype=dtype, codec=codec, shard_size=shard_size, asked=asked)
         plan = _planned(store, description, columns, teacher)
         survey = Survey(store, description, plan, columns, retry_failed=retry_failed)
         figures = None
@@ -123,7 +126,13 @@ class _LazyTeacher:
 
 
 def _opened(
-    store: Path, teacher: _LazyTeacher, *, dtype: DType | None, shard_size: int | None, asked: str
+    store: Path,
+    teacher: _LazyTeacher,
+    *,
+    dtype: DType | None,
+    codec: Codec | None,
+    shard_size: int | None,
+    asked: str,
 ) -> StoreDescription:
     """The store's description; a store that is not there is made."""
     if has_description(store):
@@ -135,12 +144,13 @@ def _opened(
         description = create_store(
             store,
             teacher.load().provenance,
-            dtype="u16" if dtype is None else dtype,
+            dtype=dtype or "u16",
+            codec=codec or "delta-deflate",
             shard_size=256 if shard_size is None else shard_size,
             asked=asked,
         )
         check_teacher(store, description, teacher.load().provenance)
-    check_settings(store, description, dtype=dtype, shard_size=shard_size)
+    check_settings(store, description, dtype=dtype, codec=codec, shard_size=shard_size)
     return description
 
 
