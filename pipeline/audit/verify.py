@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -16,28 +17,52 @@ import numpy as np
 from joblib import Parallel, delayed
 
 from pipeline.audit.findings import Finding
+from pipeline.audit.foundations import check_description, check_plan, check_readme, left_over
+from pipeline.audit.resample import TOLERANCE, Comparison, choose_rows, compare
 from pipeline.audit.shard import Inspection, Limits, as_finding, inspect_shard
 from pipeline.distill.columns import Columns, read_columns
-from pipeline.files import find_temporaries
 from pipeline.store import (
     Plan,
     StoreDescription,
     StoreError,
-    check_seal,
-    read_description,
-    read_plan,
-    recover_description,
     seal_at_home,
     shard_files,
     shard_path,
 )
+from pipeline.teachers.base import Teacher
 
-__all__ = ["Verification", "verify"]
+__all__ = ["Sampling", "Verification", "VerifyProgress", "verify"]
 
 _SMALL = 64 << 20
 """Bytes of shards that one process reads sooner than others start."""
 
-Progress = Callable[[int, int], None]
+
+class VerifyProgress(msgspec.Struct, frozen=True, kw_only=True):
+    """Shards read ("verify") or photographs labelled again ("compare") so far."""
+
+    phase: str
+    done: int
+    total: int
+
+
+Progress = Callable[[VerifyProgress], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """The teacher run again on some photographs; see `pipeline.audit.resample`.
+
+    Attributes:
+        count: photographs.
+        seed: of their choice.
+        tolerance: of the mean difference, as a part of a map's range.
+        load_teacher: called once.
+    """
+
+    count: int
+    load_teacher: Callable[[], Teacher]
+    seed: int = 0
+    tolerance: float = TOLERANCE
 
 
 class Verification(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +72,7 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
         shards, maps, bytes: read.
         damage, doubts: numbers of findings of either class (see `pipeline.audit.findings`).
         findings: by file.
+        comparisons: of the teacher's maps of today with those that are stored.
     """
 
     store: str
@@ -57,6 +83,7 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
     damage: int
     doubts: int
     findings: list[Finding]
+    comparisons: list[Comparison]
 
 
 def verify(
@@ -65,6 +92,7 @@ def verify(
     manifest: Path | str | None = None,
     limits: Limits | None = None,
     jobs: int = -1,
+    sampling: Sampling | None = None,
     progress: Progress | None = None,
 ) -> Verification:
     """Read every byte of a store and compare it with its plan, and with a manifest if one is given.
@@ -73,10 +101,11 @@ def verify(
 
     Args:
         jobs: processes that read; -1 for one a core.
-        progress: called with (done, total) shards.
+        sampling: also run the teacher again on some photographs of the manifest, which is needed then.
+        progress: called after each shard and photograph.
 
     Raises:
-        StoreError: no label store, or a file that this user may not read.
+        StoreError: no label store, a file that this user may not read, or another teacher than the store's.
         ManifestError: the manifest cannot be read.
     """
     begin = time.perf_counter()
@@ -84,8 +113,8 @@ def verify(
     columns = read_columns(manifest) if manifest is not None else None
     files = shard_files(store)  # before the plan: what is planned later is no surplus
     findings: list[Finding] = []
-    description = _description(store, findings)
-    plan = _plan(store, description, findings) if description is not None else None
+    description = check_description(store, findings)
+    plan = check_plan(store, files, description, findings) if description is not None else None
     inspections = list(_inspections(store, files, description, plan, limits or Limits(), jobs, progress))
     for inspection in inspections:
         findings += inspection.findings
@@ -93,7 +122,14 @@ def verify(
         findings += _missing(plan, {inspection.number for inspection in inspections})
         if columns is not None:
             findings += _against_manifest(str(manifest), plan, columns)
-    findings += _left_over(store)
+    if description is not None:
+        findings += check_readme(store, description)
+    findings += left_over(store)
+    comparisons: list[Comparison] = []
+    if sampling is not None and columns is not None and description is not None and plan is not None:
+        good = {each.number for each in inspections if not any(finding.is_damage for finding in each.findings)}
+        comparisons, differing = _compare(store, description, plan, columns, good, sampling, progress)
+        findings += differing
     findings.sort(key=lambda finding: (finding.file, finding.kind))
     damage = sum(finding.is_damage for finding in findings)
     return Verification(
@@ -105,37 +141,35 @@ def verify(
         damage=damage,
         doubts=len(findings) - damage,
         findings=findings,
+        comparisons=comparisons,
     )
 
 
-def _description(store: Path, findings: list[Finding]) -> StoreDescription | None:
-    """The description; where it is damaged the copy in the plan, so that the rest can be checked."""
+def _compare(
+    store: Path,
+    description: StoreDescription,
+    plan: Plan,
+    columns: Columns,
+    good: set[int],
+    sampling: Sampling,
+    progress: Progress | None,
+) -> tuple[list[Comparison], list[Finding]]:
+    rows = choose_rows(plan, columns, good, count=sampling.count, seed=sampling.seed)
+    show = progress or (lambda progress: None)
+    teacher = sampling.load_teacher()
     try:
-        return read_description(store)
-    except StoreError as error:
-        description = recover_description(store)
-        if description is None and not shard_files(store):
-            raise  # no label store at all, or nothing in it
-        findings.append(as_finding(error, store / "store.json", "store.json"))
-        return description
-
-
-def _plan(store: Path, description: StoreDescription, findings: list[Finding]) -> Plan | None:
-    """The plan, every byte of it checked; None where it is damaged."""
-    good = True
-    for path in sorted((store / "plan").glob("*.h5")):
-        try:
-            check_seal(path, kind="plan")
-        except StoreError as error:
-            findings.append(as_finding(error, path, f"plan/{path.name}"))
-            good = False
-    if not good:
-        return None
-    try:
-        return read_plan(store, description)
-    except StoreError as error:
-        findings.append(as_finding(error, store / "plan", "plan"))
-        return None
+        return compare(
+            store,
+            description,
+            plan,
+            columns,
+            rows,
+            teacher=teacher,
+            tolerance=sampling.tolerance,
+            progress=lambda done, total: show(VerifyProgress(phase="compare", done=done, total=total)),
+        )
+    finally:
+        teacher.close()
 
 
 def _inspections(
@@ -153,7 +187,7 @@ def _inspections(
     parallel = Parallel(n_jobs=1 if small else jobs, return_as="generator_unordered")
     for done, inspection in enumerate(parallel(calls), 1):
         if progress is not None:
-            progress(done, len(files))
+            progress(VerifyProgress(phase="verify", done=done, total=len(files)))
         yield inspection
 
 
@@ -213,17 +247,3 @@ def _against_manifest(name: str, plan: Plan, columns: Columns) -> list[Finding]:
 
 def _names(ids: Iterable[bytes]) -> list[str]:
     return [name.decode() for name in ids]
-
-
-def _left_over(store: Path) -> list[Finding]:
-    folders = (store, store / "plan", store / "shards")
-    return [
-        Finding(
-            kind="left over",
-            file=str(temporary.path.relative_to(store)),
-            what="of a killed run; the next `softfocus label` removes it",
-        )
-        for folder in folders
-        for temporary in find_temporaries(folder)
-        if temporary.left_over
-    ]

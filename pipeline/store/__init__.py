@@ -18,13 +18,20 @@ from pipeline.store.description import (
     create_store,
     has_description,
     read_description,
+    render,
 )
 from pipeline.store.encoding import DTYPES, DType, Encoded, decode, encode
 from pipeline.store.errors import DamagedShard, MissingLabel, StoreError
-from pipeline.store.generations import read_plan, recover_description, write_generation
+from pipeline.store.generations import (
+    place_generation,
+    read_plan,
+    recover_description,
+    redraw_generation,
+    write_generation,
+)
 from pipeline.store.plan import Generation, Images, Plan, PlanShard, next_generation
 from pipeline.store.reader import LabelReader
-from pipeline.store.seal import SEAL_BYTES, Seal, check_seal
+from pipeline.store.seal import SEAL_BYTES, Seal, check_seal, read_seal
 from pipeline.store.shard import (
     ABSENT,
     finished_shards,
@@ -72,11 +79,15 @@ __all__ = [
     "labelled_rows",
     "next_generation",
     "pack",
+    "place_generation",
     "read_description",
     "read_plan",
     "read_reasons",
     "read_results",
+    "read_seal",
     "recover_description",
+    "redraw_generation",
+    "render",
     "seal_at_home",
     "shard_files",
     "shard_path",

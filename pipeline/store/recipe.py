@@ -11,7 +11,7 @@ __all__ = ["README", "README_FILE", "RECIPE"]
 README_FILE = "README.txt"
 
 RECIPE = '''\
-import json, pathlib
+import pathlib
 import h5py, numpy as np
 
 def read_rows(path, rows):
@@ -62,6 +62,6 @@ To read the maps with Python, h5py and numpy:
 """
 
 
-def readme_text() -> str:
+def readme_text(readme: str = README, recipe: str = RECIPE) -> str:
     """README.txt: the words, then the recipe, indented."""
-    return README + "".join(f"    {line}\n" if line else "\n" for line in RECIPE.splitlines())
+    return readme + "".join(f"    {line}\n" if line else "\n" for line in recipe.splitlines())
