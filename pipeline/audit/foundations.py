@@ -36,8 +36,10 @@ def check_description(store: Path, findings: list[Finding]) -> StoreDescription 
         return description
 
 
-def check_plan(store: Path, files: list[Path], description: StoreDescription, findings: list[Finding]) -> Plan | None:
-    """The plan, every byte of it checked; None where a part of it is damaged or missing."""
+def check_plan(
+    store: Path, files: list[Path], description: StoreDescription | None, findings: list[Finding]
+) -> Plan | None:
+    """The plan, every byte of it checked; None where a part of it is damaged or missing, or the description is."""
     before = len(findings)
     numbers = []
     for path in sorted((store / "plan").glob("[!.]*.h5")):
@@ -50,7 +52,7 @@ def check_plan(store: Path, files: list[Path], description: StoreDescription, fi
             findings.append(as_finding(error, path, f"plan/{path.name}"))
     missing = sorted(set(range(max(numbers, default=-1) + 1)) - set(numbers))
     findings += [_missing_plan(number, "a later part of the plan") for number in missing]
-    if len(findings) > before:
+    if description is None or len(findings) > before:
         return None
     try:
         plan = read_plan(store, description)

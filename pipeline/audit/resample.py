@@ -82,7 +82,7 @@ def compare(
         ((_, packed),) = read_results(path, [row - int(entry["start"])])
         codes = unpack(packed.chunk, size, DTYPES[description.dtype], description.codec)
         stored = decode(codes, packed.offset, packed.scale, packed.invalid_count, precision=np.float64)
-        found = _compared(sample, stored, teacher.predict(image[None])[0], tolerance)
+        found = _compared(sample, stored, teacher.predict(np.stack([image]))[0], tolerance)
         comparisons.append(found)
         if not found.same:
             what = (

@@ -114,7 +114,7 @@ def verify(
     files = shard_files(store)  # before the plan: what is planned later is no surplus
     findings: list[Finding] = []
     description = check_description(store, findings)
-    plan = check_plan(store, files, description, findings) if description is not None else None
+    plan = check_plan(store, files, description, findings)
     inspections = list(_inspections(store, files, description, plan, limits or Limits(), jobs, progress))
     for inspection in inspections:
         findings += inspection.findings

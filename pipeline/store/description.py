@@ -15,7 +15,7 @@ from pipeline.files import FileTaken, clean_temporaries, new_file
 from pipeline.provenance import QUANTITY, Provenance
 from pipeline.store.codec import Codec, codec_words, filters_words, require_codec
 from pipeline.store.encoding import DTYPES, DType, words
-from pipeline.store.errors import StoreError
+from pipeline.store.errors import DamagedShard, StoreError
 from pipeline.store.recipe import README, README_FILE, RECIPE, readme_text
 
 __all__ = [
@@ -177,7 +177,8 @@ def read_description(store: Path) -> StoreDescription:
     """Read `store.json`.
 
     Raises:
-        StoreError: no label store there, a damaged description, or one of another schema.
+        StoreError: no label store there, or one of another schema.
+        DamagedShard: the description's bytes are not those that were written.
     """
     path = store / DESCRIPTION
     try:
@@ -192,7 +193,7 @@ def read_description(store: Path) -> StoreDescription:
     try:
         kind = msgspec.json.decode(content, type=_Kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise StoreError(f"{path}: damaged ({error}); {damaged}") from error
+        raise DamagedShard(f"{path}: damaged ({error}); {damaged}") from error
     if kind.softfocus != "label store":
         raise StoreError(f"{path}: describes no label store; name the folder that `softfocus label` made")
     if kind.schema != SCHEMA:
@@ -201,11 +202,11 @@ def read_description(store: Path) -> StoreDescription:
             "use the softfocus that made it, or label anew in another folder"
         )
     if not is_whole(content):
-        raise StoreError(f"{path}: damaged (its bytes are not those that were written); {damaged}")
+        raise DamagedShard(f"{path}: damaged (its bytes are not those that were written); {damaged}")
     try:
         return msgspec.json.decode(content, type=StoreDescription)
     except msgspec.ValidationError as error:
-        raise StoreError(f"{path}: damaged ({error}); {damaged}") from error
+        raise DamagedShard(f"{path}: damaged ({error}); {damaged}") from error
 
 
 class _Kind(msgspec.Struct):
