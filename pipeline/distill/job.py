@@ -98,7 +98,7 @@ def label(
             outcome = team.work(survey, lambda figures: progress and progress(_progress(survey, figures, team.workers)))
         elif asked and asked != description.asked:
             check_teacher(store, description, team.describe(_NO_SIZES)[0])
-    clean_temporaries(store / "shards")  # of workers that died
+    _clean(store)  # now of workers that died
     return _summary(survey, outcome, description, team.workers, time.perf_counter() - begin)
 
 
@@ -109,8 +109,6 @@ def _opened(store: Path, team: Team, *, dtype: DType | None, shard_size: int | N
     """The store's description; a store that is not there is made."""
     if has_description(store):
         description = read_description(store)
-        for folder in (store, store / "plan", store / "shards"):
-            clean_temporaries(folder)
     else:
         check_empty(store)
         provenance = team.describe(_NO_SIZES)[0]
@@ -123,7 +121,14 @@ def _opened(store: Path, team: Team, *, dtype: DType | None, shard_size: int | N
         )
         check_teacher(store, description, provenance)
     check_settings(store, description, dtype=dtype, shard_size=shard_size)
+    _clean(store)
     return description
+
+
+def _clean(store: Path) -> None:
+    """Remove what killed processes left over."""
+    for folder in (store, store / "plan", store / "shards"):
+        clean_temporaries(folder)
 
 
 def _planned(store: Path, description: StoreDescription, columns: Columns, team: Team) -> Plan:

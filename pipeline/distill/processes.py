@@ -112,16 +112,28 @@ class _Post:
         self.resting = self.alone = False
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        future: Future[Any] = self._executor.submit(function, *arguments)
+        future: Future[Any]
+        try:
+            future = self._executor.submit(function, *arguments)
+        except BrokenProcessPool as error:  # it died between two calls
+            future = Future()
+            future.set_exception(error)
         self._theirs.close()  # the process is started, with a copy of its own
         return future
 
     def describe(self, sizes: npt.NDArray[np.int32]) -> tuple[Provenance, list[tuple[int, int]]]:
-        try:
-            answer: tuple[Provenance, list[tuple[int, int]]] = self._call(describe, self._order, sizes).result()
-        except BrokenProcessPool as error:
-            raise SoftfocusError(_died_early(error)) from error
-        return answer
+        while True:
+            try:
+                answer: tuple[Provenance, list[tuple[int, int]]] = self._call(describe, self._order, sizes).result()
+            except BrokenProcessPool as error:
+                self.end()
+                self.futile += 1
+                if self.futile == ATTEMPTS:
+                    raise SoftfocusError(_died_early(error)) from error
+                self._hire()
+            else:
+                self.futile = 0
+                return answer
 
     def start(self) -> None:
         """Let the process ask for shards."""

@@ -164,7 +164,8 @@ class Survey:
         task = self.task(number)
         if task is None:
             return None
-        return Errand(task, [self.source(task.shard.start + position) for position in task.positions], before)
+        sources = [self.source(task.shard.start + position) for position in task.positions]
+        return Errand(task, [(path.absolute(), root.absolute()) for path, root in sources], before)
 
     def written(self) -> Written:
         """What became of the tasks since, as it is on disk; `failures` has the new ones from then on."""

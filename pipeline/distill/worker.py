@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -35,7 +35,7 @@ __all__ = [
     "Order",
     "added",
     "begin",
-    "deaths",
+    "begun_by",
     "describe",
     "label_shards",
     "release",
@@ -227,10 +227,11 @@ def label_shards(order: Order, errands: Sequence[Errand]) -> StreamFigures:
         teacher = _teacher(order)
         check_teacher(order.store, description, teacher.provenance)
         figures = StreamFigures()
-        dead = deaths(order)
+        begun = begun_by(order)
+        deaths = {errand.number: len(begun.get(errand.number, ())) for errand in errands}
         open_ones = [errand for errand in errands if errand.stamp == stamp(order.store, errand.number)]
-        fresh = [errand for errand in open_ones if not dead[errand.number]]
-        again = [errand for errand in open_ones if 0 < dead[errand.number] < ATTEMPTS]
+        fresh = [errand for errand in open_ones if not deaths[errand.number]]
+        again = [errand for errand in open_ones if 0 < deaths[errand.number] < ATTEMPTS]
         for together in (fresh, *([errand] for errand in again)):
             if together:
                 figures = added(figures, _streamed(order, description, teacher, together))
@@ -256,19 +257,22 @@ def _streamed(
         )
 
 
-def deaths(order: Order) -> Counter[int]:
-    """Workers of this run that were on a shard and did not come to its end, by shard; living ones count too."""
+def begun_by(order: Order) -> dict[int, set[str]]:
+    """The processes that began a shard in this run and did not come to its end, by shard: dead, or at it now."""
     found: dict[int, set[str]] = {}
     for temporary in find_temporaries(shard_path(order.store, 0).parent):
         name, _, suffix = temporary.target.partition(".")
         if suffix == "h5" and name.isdecimal() and temporary.written >= order.began:
-            who = temporary.path.name.rpartition("-")[0]  # a process may leave several files for a shard
+            who = temporary.path.name.split(".")[-2].rpartition("-")[0]  # one may leave several files for a shard
             found.setdefault(int(name), set()).add(who)
-    return Counter({number: len(processes) for number, processes in found.items()})
+    return found
 
 
 def release(order: Order) -> None:
-    """Let go of the run's teacher; for processes that live on."""
-    with _busy:
-        if order.run in _loaded:
-            _loaded.pop(order.run).close()
+    """Let go of the run's teacher, unless it is at work; for processes that live on."""
+    if _busy.acquire(blocking=False):
+        try:
+            if order.run in _loaded:
+                _loaded.pop(order.run).close()
+        finally:
+            _busy.release()
