@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from commands.console import LEFT_OUT, PATH, device_option, json_option, list_left_out, progress_bar, show_result
+from commands.console import LEFT_OUT, PATH, json_option, list_left_out, progress_bar, show_result
+from commands.workers import TeamFactory, worker_options
 
 
 @click.command()
@@ -20,14 +21,21 @@ from commands.console import LEFT_OUT, PATH, device_option, json_option, list_le
 @click.option(
     "--precision", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True
 )
-@click.option("--dtype", type=click.Choice(["u16", "u8", "f16"]), help="Of the stored maps. [default: u16]")
+@click.option("--dtype", type=click.Choice(["u16", "u8"]), help="Of the stored maps. [default: u16]")
+@click.option(
+    "--codec",
+    type=click.Choice(["delta-deflate", "deflate", "none", "delta-zstd"]),
+    help="How maps become bytes; `softfocus bench codec` compares them. [default: delta-deflate]",
+)
 @click.option("--shard-size", type=click.IntRange(min=1), help="Maps a shard. [default: 256]")
 @click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True)
 @click.option("--workers", type=int, default=-1, show_default=True, help="Threads that decode; -1: one a core.")
 @click.option("--retry-failed", is_flag=True, help="Label the photographs again that failed before.")
-@device_option
+@worker_options
 @json_option
-def label(manifest: Path, store: Path, as_json: bool, **options: Any) -> int:
+def label(
+    manifest: Path, store: Path, make_team: TeamFactory, batch_size: int, workers: int, as_json: bool, **options: Any
+) -> int:
     """Run a depth teacher over every photograph, once, and store its soft labels.
 
     \b
@@ -35,18 +43,30 @@ def label(manifest: Path, store: Path, as_json: bool, **options: Any) -> int:
       softfocus label cuhk.jsonl labels --teacher demo
       softfocus label cuhk.jsonl labels --teacher hf:depth-anything/Depth-Anything-V2-Small-hf
       softfocus label cuhk.jsonl labels --teacher onnx:midas.onnx --card midas.yaml
+
+    \b
+    Many workers: every GPU of this machine; a dask cluster; the second of four jobs of a job array.
+      softfocus label cuhk.jsonl labels --teacher demo --device all
+      softfocus label cuhk.jsonl labels --teacher demo --backend dask --address tcp://HOST:8786
+      softfocus label cuhk.jsonl labels --teacher demo --part 2/4
     """
     from pipeline.distill import label
-    from pipeline.teachers import load_teacher
 
-    register_students()
     spec = options.pop("teacher")
     how = {key: options.pop(key) for key in ("device", "card", "size", "precision")}
     asked = " ".join([spec, *(f"{key}={value}" for key, value in how.items() if value and key != "device")])
-    load = functools.partial(load_teacher, spec, **how)
+    load = functools.partial(load_any_teacher, spec, **how)
     with progress_bar("label", "maps") as show:
         summary = label(
-            manifest, store, load_teacher=load, asked=asked, progress=lambda p: show(p.done, p.total, p.note), **options
+            manifest,
+            store,
+            load_teacher=load,
+            team=make_team(store, load, batch_size, workers),
+            batch_size=batch_size,
+            workers=workers,
+            asked=asked,
+            progress=lambda p: show(p.done, p.total, p.note),
+            **options,
         )
     list_left_out(f"{sample}: {reason}" for sample, reason in summary.failed)
     stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in summary.stage_seconds.items())
@@ -56,6 +76,14 @@ def label(manifest: Path, store: Path, as_json: bool, **options: Any) -> int:
     ]
     show_result(summary, as_json, [*lines, f"  {stages}"] if stages else lines)
     return LEFT_OUT if summary.failed else 0
+
+
+def load_any_teacher(spec: str, **how: Any) -> Any:
+    """`load_teacher` for our own students too; a worker process imports it from here."""
+    from pipeline.teachers import load_teacher
+
+    register_students()
+    return load_teacher(spec, **how)
 
 
 def register_students() -> None:

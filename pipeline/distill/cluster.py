@@ -16,8 +16,9 @@ import importlib
 import math
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, Protocol
 
 import joblib
@@ -46,15 +47,15 @@ class Cluster:
         backend: one of BACKENDS.
         address: of the dask scheduler ("tcp://host:8786", or the path of its scheduler file), or of the
             ray cluster ("auto" for the one that this machine belongs to).
-        gpus: that each ray worker needs; dask's workers are started with theirs.
+        gpus: whether a ray worker is to have a GPU, where there are any; dask's workers are started with theirs.
 
     Raises:
         SoftfocusError: the backend is not installed, or nothing answers at the address.
     """
 
-    def __init__(self, order: Order, *, backend: str, address: str, gpus: float = 0) -> None:
-        self._order = order
+    def __init__(self, order: Order, *, backend: str, address: str, gpus: bool = True) -> None:
         self._backend = BACKENDS[backend](address, gpus)
+        self._order = replace(order, neighbours=self._backend.neighbours)
         self.workers = self._backend.workers
 
     def describe(self, sizes: npt.NDArray[np.int32]) -> tuple[Provenance, list[tuple[int, int]]]:
@@ -187,6 +188,8 @@ class _Backend(Protocol):
     """What differs between dask and ray."""
 
     workers: int
+    neighbours: int
+    """Workers on the machine that has most of them."""
 
     def config(self) -> dict[str, Any]:
         """For `joblib.parallel_config`."""
@@ -201,7 +204,7 @@ class _Backend(Protocol):
 
 
 class _Dask:
-    def __init__(self, address: str, gpus: float) -> None:
+    def __init__(self, address: str, gpus: bool) -> None:
         self._distributed = _require("distributed", extra="dask")
         self._address = address
         where = {"scheduler_file": address} if address.endswith(".json") else {"address": address}
@@ -212,7 +215,9 @@ class _Dask:
                 f"dask: no scheduler answers at {address!r} ({' '.join(str(error).split())[:120]}); "
                 "start one with `dask scheduler` and give the address that it prints"
             ) from error
-        self.workers = max(1, len(self._client.scheduler_info(n_workers=-1)["workers"]))
+        hosts = [worker["host"] for worker in self._client.scheduler_info(n_workers=-1)["workers"].values()]
+        self.workers = max(1, len(hosts))
+        self.neighbours = max(Counter(hosts).values(), default=1)
 
     def __str__(self) -> str:
         return f"dask at {self._address}"
@@ -238,7 +243,7 @@ class _Dask:
 
 
 class _Ray:
-    def __init__(self, address: str, gpus: float) -> None:
+    def __init__(self, address: str, gpus: bool) -> None:
         self._ray = _require("ray", extra="ray")
         self._address = address
         try:
@@ -248,11 +253,12 @@ class _Ray:
                 f"ray: no cluster answers at {address!r}; start one with `ray start --head` and give --address auto"
             ) from error
         importlib.import_module("ray.util.joblib").register_ray()
-        resources = self._ray.cluster_resources()
-        unit, amount = ("GPU", gpus) if gpus else ("CPU", 1.0)
-        self.workers = max(1, int(resources.get(unit, 0) // amount))
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        unit = "GPU" if gpus and any(node.get("GPU") for node in nodes) else "CPU"
+        workers = [int(node.get(unit, 0)) for node in nodes]
+        self.workers, self.neighbours = max(1, sum(workers)), max(1, *workers)
         # a worker that died is started anew, and its task is given to it again
-        self._remote = {"max_restarts": -1, "max_task_retries": ATTEMPTS, "num_gpus": gpus}
+        self._remote = {"max_restarts": -1, "max_task_retries": ATTEMPTS, "num_gpus": int(unit == "GPU")}
 
     def __str__(self) -> str:
         return f"ray at {self._address}"
@@ -270,7 +276,7 @@ class _Ray:
         self._ray.shutdown()  # and with it the run's workers
 
 
-BACKENDS: dict[str, Callable[[str, float], _Backend]] = {"dask": _Dask, "ray": _Ray}
+BACKENDS: dict[str, Callable[[str, bool], _Backend]] = {"dask": _Dask, "ray": _Ray}
 """Of `Cluster`, by the name that joblib has for them."""
 
 

@@ -17,6 +17,7 @@ from pipeline.distill.worker import thread_share
 from pipeline.errors import SoftfocusError
 from pipeline.files import FileTaken, clean_temporaries
 from pipeline.store import (
+    Codec,
     DType,
     Plan,
     StoreDescription,
@@ -46,6 +47,7 @@ def label(
     part: Part = (1, 1),
     asked: str = "",
     dtype: DType | None = None,
+    codec: Codec | None = None,
     shard_size: int | None = None,
     batch_size: int = 16,
     workers: int = -1,
@@ -69,7 +71,8 @@ def label(
         asked: how the teacher was asked for, in any words that tell one teacher and its settings from
             another. Where they are those that the store was made with, a finished job does not load the
             teacher to compare it with the store's; empty: a finished job does not compare at all.
-        dtype, shard_size: of a new store ("u16" and 256 by default); an existing one must agree.
+        dtype, codec, shard_size: of a new store ("u16", "delta-deflate" and 256 by default); an existing one
+            must agree.
         batch_size: photographs that the teacher is given at once; halved when memory is short.
         workers: threads that decode and compress, -1 for one a core.
         retry_failed: label the photographs again that failed in earlier runs.
@@ -77,7 +80,7 @@ def label(
 
     Raises:
         ManifestError: the manifest cannot be read.
-        StoreError: the store is damaged, of another teacher, schema, dtype or shard size, or not writable.
+        StoreError: the store is damaged, of another teacher, schema, dtype, codec or shard size, or not writable.
         TeacherError: the teacher cannot be loaded or run.
         SoftfocusError: the photographs' folder is not there.
     """
@@ -91,7 +94,7 @@ def label(
     team = team or ThisProcess(load_teacher, batch_size=batch_size, threads=thread_share(workers))
     outcome = None
     with contextlib.closing(team):
-        description = _opened(store, team, dtype=dtype, shard_size=shard_size, asked=asked)
+        description = _opened(store, team, dtype=dtype, codec=codec, shard_size=shard_size, asked=asked)
         plan = _planned(store, description, columns, team)
         survey = Survey(store, description, plan, columns, retry_failed=retry_failed, part=part)
         if survey.todo:
@@ -105,7 +108,9 @@ def label(
 _NO_SIZES = np.zeros((0, 2), np.int32)
 
 
-def _opened(store: Path, team: Team, *, dtype: DType | None, shard_size: int | None, asked: str) -> StoreDescription:
+def _opened(
+    store: Path, team: Team, *, dtype: DType | None, codec: Codec | None, shard_size: int | None, asked: str
+) -> StoreDescription:
     """The store's description; a store that is not there is made."""
     if has_description(store):
         description = read_description(store)
@@ -115,12 +120,13 @@ def _opened(store: Path, team: Team, *, dtype: DType | None, shard_size: int | N
         description = create_store(
             store,
             provenance,
-            dtype="u16" if dtype is None else dtype,
+            dtype=dtype or "u16",
+            codec=codec or "delta-deflate",
             shard_size=256 if shard_size is None else shard_size,
             asked=asked,
         )
         check_teacher(store, description, provenance)
-    check_settings(store, description, dtype=dtype, shard_size=shard_size)
+    check_settings(store, description, dtype=dtype, codec=codec, shard_size=shard_size)
     _clean(store)
     return description
 

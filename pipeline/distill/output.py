@@ -117,7 +117,7 @@ class Output:
     def _packed(self, values: npt.NDArray[np.float32]) -> Packed | str:
         with self._meters.measure("encode"):
             encoded = encode(values, self._description.dtype)
-            return NO_VALUE if encoded.invalid_count == values.size else pack(encoded)
+            return NO_VALUE if encoded.invalid_count == values.size else pack(encoded, self._description.codec)
 
     def _write(self, task: Task, results: _Results) -> None:
         """In the writing thread: one shard, from its first result to the renamed file."""

@@ -20,6 +20,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for_futures
+from dataclasses import replace
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any
 
@@ -50,18 +51,18 @@ class Processes:
 
     def __init__(self, orders: Sequence[Order]) -> None:
         self.workers = len(orders)
-        self._orders = list(orders)
+        self._orders = [replace(order, neighbours=len(orders)) for order in orders]
         self._posts: list[_Post] = []
 
     def describe(self, sizes: npt.NDArray[np.int32]) -> tuple[Provenance, list[tuple[int, int]]]:
         """Ask the first process, which keeps the teacher that it loads for this."""
         if not self._posts:
-            self._posts = [self._post(self._orders[0])]
+            self._posts = [_Post(self._orders[0])]
         return self._posts[0].describe(sizes)
 
     def work(self, survey: Survey, report: Callable[[StreamFigures], None]) -> Outcome:
         """Have all of the survey's shards labelled."""
-        self._posts += [self._post(order) for order in self._orders[len(self._posts) :]]
+        self._posts += [_Post(order) for order in self._orders[len(self._posts) :]]
         for post in self._posts:
             post.start()
         return _Shift(self._posts, survey, report).run()
@@ -74,9 +75,6 @@ class Processes:
         for post in self._posts:
             post.end()
         self._posts = []
-
-    def _post(self, order: Order) -> _Post:
-        return _Post(order, len(self._orders))
 
 
 class _Post:
@@ -92,8 +90,8 @@ class _Post:
         futile: processes in a row that died here before they asked for a shard.
     """
 
-    def __init__(self, order: Order, processes: int) -> None:
-        self._order, self._processes = order, processes
+    def __init__(self, order: Order) -> None:
+        self._order = order
         self.future: Future[Any] | None = None
         self.connection: Connection | None = None
         self.futile = 0
@@ -101,7 +99,7 @@ class _Post:
 
     def _hire(self) -> None:
         """A new process. It holds the only other end of its pipe, so each notices when the other is gone."""
-        threads = str(thread_share(-1, self._processes))
+        threads = str(thread_share(-1, self._order.neighbours))
         environment = {name: os.environ.get(name, threads) for name in _THREAD_VARIABLES}
         self.connection, self._theirs = Pipe()
         self._executor = ProcessPoolExecutor(1, initializer=begin, initargs=(self._theirs,), env=environment)

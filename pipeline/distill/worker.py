@@ -57,7 +57,8 @@ class Order:
         run: a word of this run; a process that lives on for another run loads that one's teacher.
         began: when it began, seconds since the epoch.
         load: the teacher; pickled, so a function of a module or a `functools.partial` of one.
-        threads: that decode and compress in each worker; -1 for one a core.
+        threads: that decode and compress in each worker; -1 for its share of the cores.
+        neighbours: workers of the run on one machine, itself included.
     """
 
     run: str
@@ -66,6 +67,7 @@ class Order:
     load: Callable[[], Teacher]
     batch_size: int = 16
     threads: int = -1
+    neighbours: int = 1
 
 
 def thread_share(threads: int, processes: int = 1) -> int:
@@ -137,7 +139,7 @@ def serve(order: Order) -> None:
                     description=description,
                     teacher=teacher,
                     batch_size=order.batch_size,
-                    threads=order.threads,
+                    threads=thread_share(order.threads, order.neighbours),
                     report=work.report,
                 )
                 before = added(before, figures)
@@ -253,7 +255,7 @@ def _streamed(
             description=description,
             teacher=teacher,
             batch_size=order.batch_size,
-            threads=thread_share(order.threads),
+            threads=thread_share(order.threads, order.neighbours),
         )
 
 

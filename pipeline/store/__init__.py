@@ -2,12 +2,13 @@
 
     store.json          what every number means, and which teacher made it
     plan/0000.h5 ...    which label is in which row of which shard, decided before any work
-    shards/000000.h5    labels (N, H, W) as codes with offset and scale for each map, ids, hashes
+    shards/000000.h5    labels (N, H, W), offset and scale for each map, ids, hashes
 
 Everything is written whole or not at all, so a killed run loses its open shard and nothing else, and
 nothing needs a lock: processes that do the same work at once make the same files.
 """
 
+from pipeline.store.codec import CODECS, Codec, Packed, pack
 from pipeline.store.coverage import Coverage, SplitCoverage, count_splits, coverage, split_table
 from pipeline.store.description import (
     StoreDescription,
@@ -18,7 +19,7 @@ from pipeline.store.description import (
     has_description,
     read_description,
 )
-from pipeline.store.encoding import DTYPES, DType, Encoded, Packed, decode, encode, pack
+from pipeline.store.encoding import DTYPES, DType, Encoded, decode, encode
 from pipeline.store.errors import DamagedShard, MissingLabel, StoreError
 from pipeline.store.generations import read_plan, write_generation
 from pipeline.store.plan import Generation, Images, Plan, PlanShard, next_generation
@@ -38,8 +39,10 @@ from pipeline.store.shard import (
 
 __all__ = [
     "ABSENT",
+    "CODECS",
     "DTYPES",
     "SEAL_BYTES",
+    "Codec",
     "Coverage",
     "DType",
     "DamagedShard",

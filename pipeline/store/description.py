@@ -13,7 +13,8 @@ import msgspec
 from pipeline.errors import SoftfocusError
 from pipeline.files import FileTaken, new_file
 from pipeline.provenance import QUANTITY, Provenance
-from pipeline.store.encoding import DTYPES, GZIP_LEVEL, DType, words
+from pipeline.store.codec import Codec, codec_words, filters_words, require_codec
+from pipeline.store.encoding import DTYPES, DType, words
 from pipeline.store.errors import StoreError
 
 __all__ = [
@@ -30,7 +31,7 @@ __all__ = [
 ]
 
 DESCRIPTION = "store.json"
-SCHEMA = 1
+SCHEMA = 2
 
 
 class StoreDescription(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,10 +41,11 @@ class StoreDescription(msgspec.Struct, frozen=True, kw_only=True):
         softfocus: always "label store".
         schema: version of the format; another one is refused.
         quantity, direction: what a value is and which way it grows.
-        dtype: of the codes, "u16", "u8" or "f16".
-        encoding: the formula from code to value, and the invalid code.
+        dtype: of the codes, "u16" or "u8".
+        encoding: the formulas from what HDF5 gives to code and value, and the invalid code.
         geometry: how a map lies on its photograph.
-        codec: HDF5 filters of the maps; all come with plain h5py.
+        codec: how codes became bytes, by name.
+        filters: the HDF5 filters of the maps, in words.
         layout: where in the folder things are.
         shard_size: largest number of maps in a shard.
         provenance: the teacher.
@@ -62,7 +64,8 @@ class StoreDescription(msgspec.Struct, frozen=True, kw_only=True):
         "whole frame, no crop: the upright photograph (EXIF rotation applied) squeezed to (height, width) "
         "of the map; pixel centres at (i + 0.5) / size"
     )
-    codec: str = f"shuffle, gzip {GZIP_LEVEL}, fletcher32; one chunk a map"
+    codec: Codec = "delta-deflate"
+    filters: str
     layout: str = (
         "plan/NNNN.h5: which image (sha256) is in which row, and which sample ids point to it; "
         "shards/NNNNNN.h5: labels[row, y, x], offset, scale, invalid_count, id, sha256, failed; "
@@ -76,27 +79,37 @@ class StoreDescription(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 in hexadecimal of all that decides the labels: schema, quantity, dtype and teacher."""
-        facts = [self.schema, self.quantity, self.dtype, self.provenance.fingerprint]
+        """SHA-256 in hexadecimal of what decides the labels and how they are read: schema, dtype, codec, teacher."""
+        facts = [self.schema, self.quantity, self.dtype, self.codec, self.provenance.fingerprint]
         return hashlib.sha256(msgspec.json.encode(facts)).hexdigest()
 
 
 def create_store(
-    store: Path, provenance: Provenance, *, dtype: DType = "u16", shard_size: int = 256, asked: str = ""
+    store: Path,
+    provenance: Provenance,
+    *,
+    dtype: DType = "u16",
+    codec: Codec = "delta-deflate",
+    shard_size: int = 256,
+    asked: str = "",
 ) -> StoreDescription:
     """Make an empty label store; where another process made it meanwhile, that one is returned.
 
     Raises:
-        StoreError: unknown dtype, shard size below 1, a folder that holds other things, or not writable.
+        StoreError: unknown dtype or codec, or one whose library is missing; shard size below 1; a folder that
+            holds other things, or cannot be written.
     """
     if dtype not in DTYPES:
         raise StoreError(f"{store}: no dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
+    require_codec(codec)
     if shard_size < 1:
         raise StoreError(f"{store}: shards of {shard_size} maps; choose 1 or more")
     check_empty(store)
     description = StoreDescription(
         dtype=dtype,
-        encoding=words(dtype),
+        encoding=f"{codec_words(codec, DTYPES[dtype])}; {words(dtype)}",
+        codec=codec,
+        filters=filters_words(codec),
         shard_size=shard_size,
         provenance=provenance,
         asked=asked,
@@ -166,13 +179,19 @@ class _Kind(msgspec.Struct):
     schema: int
 
 
-def check_settings(store: Path, description: StoreDescription, *, dtype: str | None, shard_size: int | None) -> None:
+def check_settings(
+    store: Path, description: StoreDescription, *, dtype: str | None, codec: str | None, shard_size: int | None
+) -> None:
     """Refuse settings that differ from those the store was made with; None agrees with any.
 
     Raises:
         StoreError: naming both.
     """
-    asked_and_made = (("dtype", dtype, description.dtype), ("shard size", shard_size, description.shard_size))
+    asked_and_made = (
+        ("dtype", dtype, description.dtype),
+        ("codec", codec, description.codec),
+        ("shard size", shard_size, description.shard_size),
+    )
     for name, asked, made in asked_and_made:
         if asked is not None and asked != made:
             raise StoreError(

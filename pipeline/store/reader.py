@@ -7,14 +7,14 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.store.codec import Packed, require_codec, unpack
 from pipeline.store.description import StoreDescription, read_description
-from pipeline.store.encoding import decode
+from pipeline.store.encoding import DTYPES, decode
 from pipeline.store.errors import DamagedShard, MissingLabel
 from pipeline.store.generations import read_plan
 from pipeline.store.shard import finished_shards, labelled_rows, read_reasons, shard_path
@@ -45,11 +45,13 @@ class LabelReader:
         self._plan = read_plan(self.store, self.description)
         seals = finished_shards(self.store, self.description, self._plan)
         self._there = labelled_rows(self.store, self._plan, seals)
+        self._dtype = DTYPES[self.description.dtype]
+        require_codec(self.description.codec)
         self._files = _OpenFiles(open_files)
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 in hexadecimal of all that decides the labels: schema, quantity, dtype and teacher."""
+        """SHA-256 in hexadecimal of what decides the labels and how they are read: schema, dtype, codec, teacher."""
         return self.description.fingerprint
 
     def __getitem__(self, sample_id: str) -> npt.NDArray[np.float32]:
@@ -64,13 +66,14 @@ class LabelReader:
         position = row - int(self._plan.shards["start"][number])
         path = shard_path(self.store, number)
         try:
-            codes, offset, scale, invalid_count = self._files.read(path, position)
+            packed = self._files.read(path, position)
+            codes = unpack(packed.chunk, self._size(number), self._dtype, self.description.codec)
         except (OSError, KeyError, RuntimeError, ValueError) as error:
             raise DamagedShard(
                 f"{path}: row {position} ({sample_id!r}) cannot be read ({error}); remove the file and run "
                 "`softfocus label` again, which makes just this shard anew"
             ) from error
-        return decode(codes, offset, scale, invalid_count)
+        return decode(codes, packed.offset, packed.scale, packed.invalid_count)
 
     def __contains__(self, sample_id: object) -> bool:
         row = self._plan.row_of(sample_id) if isinstance(sample_id, str) else -1
@@ -111,12 +114,15 @@ class LabelReader:
         Raises:
             MissingLabel: the store has no label of this sample.
         """
-        entry = self._plan.shards[int(self._plan.shards_of(np.array(self._row(sample_id))))]
-        return int(entry["height"]), int(entry["width"])
+        return self._size(int(self._plan.shards_of(np.array(self._row(sample_id)))))
 
     def close(self) -> None:
         """Close the files that this process has open; reading opens them again."""
         self._files.close()
+
+    def _size(self, number: int) -> tuple[int, int]:
+        entry = self._plan.shards[number]
+        return int(entry["height"]), int(entry["width"])
 
     def _rows(self, ids: list[str]) -> npt.NDArray[np.int64]:
         """The row of each id, -1 where there is no label."""
@@ -162,8 +168,8 @@ class _OpenFiles:
     def __setstate__(self, limit: int) -> None:
         self.__init__(limit)  # type: ignore[misc]
 
-    def read(self, path: Path, position: int) -> tuple[npt.NDArray[Any], float, float, int]:
-        """Codes, offset, scale and number of invalid pixels of a row."""
+    def read(self, path: Path, position: int) -> Packed:
+        """A row as it is stored. The lock is not held while it is decompressed: that, threads do in parallel."""
         if self._process != os.getpid():
             self._start()  # after a fork: the parent's files are the parent's
         with self._lock:
@@ -181,15 +187,15 @@ class _OpenFiles:
 
 class _OpenShard:
     def __init__(self, path: Path) -> None:
-        # No file locks, which network file systems lack; no chunk cache, as a map is read once and whole.
+        # No file locks, which network file systems lack; no chunk cache, as chunks are read directly.
         self.file = h5py.File(path, "r", locking=False, rdcc_nbytes=0)
         self._labels = self.file["labels"]
         self._offset, self._scale = self.file["offset"][()], self.file["scale"][()]
         self._invalid_count = self.file["invalid_count"][()]
 
-    def read(self, position: int) -> tuple[npt.NDArray[Any], float, float, int]:
-        return (
-            self._labels[position],
+    def read(self, position: int) -> Packed:
+        return Packed(
+            self._labels.id.read_direct_chunk((position, 0, 0))[1],
             float(self._offset[position]),
             float(self._scale[position]),
             int(self._invalid_count[position]),

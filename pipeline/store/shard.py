@@ -11,7 +11,6 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import h5py
 import msgspec
@@ -19,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.provenance import Provenance
+from pipeline.store.codec import Packed, chunk_filters, fletcher32, pack
 from pipeline.store.description import SCHEMA, StoreDescription, tool_version
-from pipeline.store.encoding import DTYPES, GZIP_LEVEL, Packed, encode, fletcher32, pack
+from pipeline.store.encoding import DTYPES, encode
 from pipeline.store.errors import DamagedShard, StoreError
 from pipeline.store.plan import Plan, PlanShard
 from pipeline.store.seal import Seal, add_array, memory_file, read_seal, write_sealed
@@ -77,7 +77,7 @@ def write_shard(
         ValueError: a position is missing.
     """
     with memory_file() as file:
-        reasons = _fill(file, shard, DTYPES[description.dtype], results)
+        reasons = _fill(file, shard, description, results)
         _describe(file, description, provenance, precision)
         seal = Seal(
             softfocus="shard",
@@ -91,26 +91,20 @@ def write_shard(
         return write_sealed(shard_path(store, shard.number), file, seal)
 
 
-def _fill(file: h5py.File, shard: PlanShard, dtype: np.dtype[Any], results: Iterable[tuple[int, Result]]) -> list[str]:
+def _fill(
+    file: h5py.File, shard: PlanShard, description: StoreDescription, results: Iterable[tuple[int, Result]]
+) -> list[str]:
     """Write all datasets of a shard; returns the reason of each row, empty for a label."""
     count, size = len(shard), (shard.height, shard.width)
-    labels = file.create_dataset(
-        "labels",
-        (count, *size),
-        dtype,
-        chunks=(1, *size),
-        shuffle=True,
-        compression="gzip",
-        compression_opts=GZIP_LEVEL,
-        fletcher32=True,
-    )
+    dtype, filters = DTYPES[description.dtype], chunk_filters(description.codec)
+    labels = file.create_dataset("labels", (count, *size), dtype, chunks=(1, *size), **filters)
     offset, scale = np.zeros(count), np.zeros(count)
     invalid_count = np.zeros(count, np.uint32)
     reasons: list[str | None] = [None] * count
     nothing: Packed | None = None
     for position, result in results:
         if isinstance(result, str):
-            nothing = nothing or pack(encode(np.full(size, np.nan), _dtype_name(dtype)))
+            nothing = nothing or pack(encode(np.full(size, np.nan), description.dtype), description.codec)
             packed, reasons[position] = nothing, result or "no reason given"
         else:
             packed, reasons[position] = result, ""
@@ -129,10 +123,6 @@ def _fill(file: h5py.File, shard: PlanShard, dtype: np.dtype[Any], results: Iter
     return told
 
 
-def _dtype_name(dtype: np.dtype[Any]) -> Any:
-    return next(name for name, each in DTYPES.items() if each == dtype)
-
-
 def _cut(text: str, size: int) -> bytes:
     """UTF-8 of at most `size` bytes, cut between characters; line breaks and NUL become spaces."""
     plain = " ".join(text.replace("\0", " ").split())
@@ -142,7 +132,7 @@ def _cut(text: str, size: int) -> bytes:
 def _describe(file: h5py.File, description: StoreDescription, provenance: Provenance, precision: str) -> None:
     """Attributes that tell a reader without the rest of the store what the numbers mean."""
     file.attrs["schema"] = SCHEMA
-    for name in ("quantity", "direction", "encoding", "geometry"):
+    for name in ("quantity", "direction", "encoding", "geometry", "codec", "filters"):
         file.attrs[name] = getattr(description, name)
     file.attrs["provenance"] = msgspec.json.encode(provenance).decode()
     file.attrs["precision"] = precision
@@ -192,7 +182,7 @@ def seal_at_home(path: Path, description: StoreDescription, plan: Plan) -> Seal 
 def _check_home(path: Path, seal: Seal, description: StoreDescription, plan: Plan) -> None:
     mend = "move it out of the label store and run `softfocus label` again"
     if seal.store != description.fingerprint:
-        raise StoreError(f"{path}: a shard of another label store (other teacher, schema or dtype); {mend}")
+        raise StoreError(f"{path}: a shard of another label store (other teacher, schema, dtype or codec); {mend}")
     if seal.number != int(path.stem) or seal.planned != plan.shard_fingerprint(seal.number):
         raise StoreError(f"{path}: does not hold the images that the plan puts there; {mend}")
 
