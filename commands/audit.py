@@ -68,7 +68,7 @@ def status(store: Path, manifest: Path | None, as_json: bool) -> None:
     show_default=True,
     help="Mean difference from the teacher, as a part of a map's range; ten times that for a single pixel.",
 )
-@teacher_options(required=False)
+@teacher_options(required=False, device=True)
 @json_option
 def verify(store: Path, as_json: bool, **options: Any) -> int:
     """Read every byte of a label store and tell what is wrong with it.

@@ -9,12 +9,13 @@ import click
 
 from commands.console import LEFT_OUT, PATH, json_option, list_left_out, progress_bar, show_result
 from commands.teacher import take_teacher, teacher_options
+from commands.workers import TeamFactory, worker_options
 
 
 @click.command()
 @click.argument("manifest", type=PATH)
 @click.argument("store", type=PATH)
-@teacher_options(required=True)
+@teacher_options(required=True, device=False)
 @click.option("--dtype", type=click.Choice(["u16", "u8"]), help="Of the stored maps. [default: u16]")
 @click.option(
     "--codec",
@@ -25,8 +26,11 @@ from commands.teacher import take_teacher, teacher_options
 @click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True)
 @click.option("--workers", type=int, default=-1, show_default=True, help="Threads that decode; -1: one a core.")
 @click.option("--retry-failed", is_flag=True, help="Label the photographs again that failed before.")
+@worker_options
 @json_option
-def label(manifest: Path, store: Path, as_json: bool, **options: Any) -> int:
+def label(
+    manifest: Path, store: Path, make_team: TeamFactory, batch_size: int, workers: int, as_json: bool, **options: Any
+) -> int:
     """Run a depth teacher over every photograph, once, and store its soft labels.
 
     \b
@@ -34,6 +38,12 @@ def label(manifest: Path, store: Path, as_json: bool, **options: Any) -> int:
       softfocus label cuhk.jsonl labels --teacher demo
       softfocus label cuhk.jsonl labels --teacher hf:depth-anything/Depth-Anything-V2-Small-hf
       softfocus label cuhk.jsonl labels --teacher onnx:midas.onnx --card midas.yaml
+
+    \b
+    Many workers: every GPU of this machine; a dask cluster; the second of four jobs of a job array.
+      softfocus label cuhk.jsonl labels --teacher demo --device all
+      softfocus label cuhk.jsonl labels --teacher demo --backend dask --address tcp://HOST:8786
+      softfocus label cuhk.jsonl labels --teacher demo --part 2/4
     """
     from pipeline.distill import label
 
@@ -41,7 +51,15 @@ def label(manifest: Path, store: Path, as_json: bool, **options: Any) -> int:
     assert load is not None
     with progress_bar("label", "maps") as show:
         summary = label(
-            manifest, store, load_teacher=load, asked=asked, progress=lambda p: show(p.done, p.total, p.note), **options
+            manifest,
+            store,
+            load_teacher=load,
+            team=make_team(store, load, batch_size, workers),
+            batch_size=batch_size,
+            workers=workers,
+            asked=asked,
+            progress=lambda p: show(p.done, p.total, p.note),
+            **options,
         )
     list_left_out(f"{sample}: {reason}" for sample, reason in summary.failed)
     stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in summary.stage_seconds.items())
