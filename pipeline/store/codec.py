@@ -55,12 +55,13 @@ _ZSTD_FILTER = 32015  # registered with The HDF Group; its chunk is one plain Zs
 
 
 class Packed(NamedTuple):
-    """An encoded map as the bytes of its HDF5 chunk."""
+    """An encoded map as the bytes of its HDF5 chunk, and those of its confidence in a store that has one."""
 
     chunk: bytes
     offset: float
     scale: float
     invalid_count: int
+    confidence: bytes = b""
 
 
 def pack(encoded: Encoded, codec: Codec) -> Packed:
