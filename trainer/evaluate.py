@@ -18,6 +18,7 @@ from trainer.augment import normalise
 from trainer.checkpoint import find_student, load_student
 from trainer.data import squash
 from trainer.device import choose_device
+from trainer.labels import require_fresh
 from trainer.metrics import Evaluation
 
 __all__ = ["PROTOCOLS", "EvaluationReport", "evaluate", "predict_maps"]
@@ -67,13 +68,16 @@ def evaluate(
         progress: called with (done, total) images.
 
     Raises:
-        SoftfocusError: no such model, or no sample with a mask (or a label) in the split.
+        SoftfocusError: no such model, no sample with a mask (or a label) in the split, or labels of other
+            photographs than the manifest has.
     """
     where = choose_device(device)
     student, config, _ = load_student(model, device=where)
     size = input_size or config.data.input_size
     reader = LabelReader(labels) if labels is not None else None
     samples = [s for s in read_manifest(manifest, split=split) if s.mask is not None or (reader and s.id in reader)]
+    if reader is not None:
+        require_fresh(reader, samples)
     if not samples:
         raise SoftfocusError(f"{manifest}: no sample of split {split!r} has a mask; choose another --split")
     evaluation = Evaluation(protocols=protocols)
