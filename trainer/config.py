@@ -44,6 +44,7 @@ class Data(Section):
     """Sizes are sides in pixels of the square that the whole frame is squashed to, as in the paper."""
 
     input_size: int = 320  # what the network sees
+    test_sizes: tuple[int, ...] = ()  # what it sees in use, averaged over; by default input_size
     prepared_size: int = 400  # what is decoded once and then cropped from
     batch_size: int = 32
     cache_gib: float = 8.0  # prepared samples are kept in memory up to this; beyond it they are decoded anew
@@ -122,6 +123,7 @@ class Config(Section):
     channels_last: bool = True
     compile: bool = False  # torch.compile: a minute at the start, then faster steps
     cuda_graph: bool = True  # on one GPU a step is recorded once and replayed
+    search_kernels: bool = False  # try cuDNN's kernels for each layer: a minute at the start, then faster steps
     keep_every: int = 0  # also keep epoch-NNNN.safetensors every so many epochs
 
     def __post_init__(self) -> None:

@@ -63,7 +63,7 @@ class Stepper:
         self._gradients: Gradients = lambda *inputs: _backward(terms(*inputs), config.optimiser.accumulate)
         self._recorded = config.cuda_graph and device.type == "cuda" and processes.count == 1
         if device.type == "cuda":
-            torch.backends.cudnn.benchmark = True  # shapes stay the same: the fastest kernels are worth a search
+            torch.backends.cudnn.benchmark = config.search_kernels
         if self._recorded:
             self._gradients = _Recorded(self._gradients, student)
 
