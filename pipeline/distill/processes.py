@@ -263,9 +263,7 @@ class _Shift:
             if self._failed[number] < ATTEMPTS:
                 self._again.append(number)
             else:
-                self._lost[number] = (
-                    f"shard {number:06d} was tried {ATTEMPTS} times, and each time its worker died: {cause}"
-                )
+                self._lost[number] = f"shard {number:06d} was begun {ATTEMPTS} times and its worker died: {cause}"
         post.given.clear()
 
     def _figures(self) -> StreamFigures:
