@@ -53,6 +53,7 @@ for command in (
     data.index,
     labels.label,
     audit.status,
+    audit.verify,
     data.synth,
     training.train,
     training.evaluate,

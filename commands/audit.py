@@ -7,7 +7,10 @@ from typing import Any
 
 import click
 
-from commands.console import PATH, json_option, say, show_result
+from commands.console import LEFT_OUT, PATH, json_option, progress_bar, say, show_result
+from commands.teacher import take_teacher, teacher_options
+
+FINDINGS_SHOWN = 40
 
 
 @click.command()
@@ -43,6 +46,86 @@ def status(store: Path, manifest: Path | None, as_json: bool) -> None:
     if found.unplanned:
         lines.append(f"{found.unplanned} samples are not planned yet; run `softfocus label`")
     show_result(found, as_json, lines)
+
+
+@click.command()
+@click.argument("store", type=PATH)
+@click.option("--manifest", type=PATH, help="Compare the store's photographs with these samples too.")
+@click.option("--jobs", default=-1, show_default=True, help="Processes that read; -1 for one a core.")
+@click.option(
+    "--max-unknown", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Share of a map without a value."
+)
+@click.option(
+    "--max-saturated", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Share at one end of a map."
+)
+@click.option("--repair", is_flag=True, help="Set aside what is damaged; with --manifest and --teacher make it again.")
+@click.option("--sample", type=click.IntRange(min=1), metavar="N", help="Run the teacher again on N photographs.")
+@click.option("--seed", default=0, show_default=True, help="Of the choice of these.")
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0),
+    default=0.005,
+    show_default=True,
+    help="Mean difference from the teacher, as a part of a map's range; ten times that for a single pixel.",
+)
+@teacher_options(required=False, device=True)
+@json_option
+def verify(store: Path, as_json: bool, **options: Any) -> int:
+    """Read every byte of a label store and tell what is wrong with it.
+
+    \b
+    Ends with 0 if nothing is, 1 if something is damaged, 3 if nothing is damaged but something is missing
+    or doubtful; after --repair it is about what is left. Examples:
+      softfocus verify labels --manifest cuhk.jsonl
+      softfocus verify labels --manifest cuhk.jsonl --teacher demo --sample 20
+      softfocus verify labels --manifest cuhk.jsonl --teacher demo --repair
+    """
+    from pipeline.audit.repair import repair
+    from pipeline.audit.shard import Limits
+    from pipeline.audit.verify import Sampling, verify
+
+    load, _ = take_teacher(options)
+    manifest, count, wants_repair = options["manifest"], options["sample"], options["repair"]
+    if count and (load is None or manifest is None):
+        raise click.UsageError("--sample needs --teacher and --manifest.")
+    sampling = None
+    if count and load is not None:
+        sampling = Sampling(count=count, seed=options["seed"], tolerance=options["tolerance"], load_teacher=load)
+    limits = Limits(unknown=options["max_unknown"], saturated=options["max_saturated"])
+
+    def check() -> Any:
+        with progress_bar("verify", "shards") as show:
+            return verify(
+                store,
+                manifest=manifest,
+                limits=limits,
+                jobs=options["jobs"],
+                sampling=sampling,
+                progress=lambda p: show(p.done, p.total, verb=p.phase),
+            )
+
+    found = check()
+    lines = []
+    result: Any = found
+    if wants_repair:
+        result = repair(store, found, check=check, manifest=manifest, load_teacher=load)
+        found = result.after
+        lines += [f"set aside: {file} (now in {result.folder})" for file in result.set_aside]
+        lines += [f"made again: {file}" for file in result.restored]
+        lines += [f"removed: {file}" for file in result.removed]
+        lines.append(f"{result.relabelled} photographs labelled again, {len(result.left_out)} left out")
+    lines += [str(finding) for finding in found.findings[:FINDINGS_SHOWN]]
+    if len(found.findings) > FINDINGS_SHOWN:
+        lines.append(f"... and {len(found.findings) - FINDINGS_SHOWN} more (--json lists all)")
+    lines += [
+        f"{c.sample}: mean difference {c.mean:.3%} of the range, largest {c.largest:.3%}" for c in found.comparisons
+    ]
+    lines.append(
+        f"{found.store}: {found.damage} damaged, {found.doubts} missing or doubtful; "
+        f"{found.shards} shards, {found.maps} maps, {_megabytes(found.bytes)} read in {found.seconds:.1f} s"
+    )
+    show_result(result, as_json, lines)
+    return 1 if found.damage else LEFT_OUT if found.doubts else 0
 
 
 def _megabytes(count: int) -> str:

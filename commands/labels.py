@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from typing import Any
 
 import click
 
 from commands.console import LEFT_OUT, PATH, json_option, list_left_out, progress_bar, show_result
+from commands.teacher import take_teacher, teacher_options
 from commands.workers import TeamFactory, worker_options
 
 
 @click.command()
 @click.argument("manifest", type=PATH)
 @click.argument("store", type=PATH)
-@click.option("--teacher", required=True, help="hf:NAME_OR_FOLDER, onnx:FILE, demo, student:RUN, or a plug-in's.")
-@click.option("--card", help="How an ONNX teacher wants its input: a YAML file, or a known card's name.")
-@click.option("--size", type=click.IntRange(min=32), help="The teacher's input size, in its own size rule.")
-@click.option(
-    "--precision", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True
-)
+@teacher_options(required=True, device=False)
 @click.option("--dtype", type=click.Choice(["u16", "u8"]), help="Of the stored maps. [default: u16]")
 @click.option(
     "--codec",
@@ -52,10 +47,8 @@ def label(
     """
     from pipeline.distill import label
 
-    spec = options.pop("teacher")
-    how = {key: options.pop(key) for key in ("device", "card", "size", "precision")}
-    asked = " ".join([spec, *(f"{key}={value}" for key, value in how.items() if value and key != "device")])
-    load = functools.partial(load_any_teacher, spec, **how)
+    load, asked = take_teacher(options)
+    assert load is not None
     with progress_bar("label", "maps") as show:
         summary = label(
             manifest,
@@ -76,18 +69,3 @@ def label(
     ]
     show_result(summary, as_json, [*lines, f"  {stages}"] if stages else lines)
     return LEFT_OUT if summary.failed else 0
-
-
-def load_any_teacher(spec: str, **how: Any) -> Any:
-    """`load_teacher` for our own students too; a worker process imports it from here."""
-    from pipeline.teachers import load_teacher
-
-    register_students()
-    return load_teacher(spec, **how)
-
-
-def register_students() -> None:
-    from pipeline.teachers import register_kind
-
-    register_kind("demo", "trainer.teach:load_demo")
-    register_kind("student", "trainer.teach:load_student_teacher")

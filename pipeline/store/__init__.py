@@ -8,7 +8,7 @@ Everything is written whole or not at all, so a killed run loses its open shard 
 nothing needs a lock: processes that do the same work at once make the same files.
 """
 
-from pipeline.store.codec import CODECS, Codec, Packed, pack
+from pipeline.store.codec import CODECS, Codec, Packed, pack, unpack
 from pipeline.store.coverage import Coverage, SplitCoverage, count_splits, coverage, split_table
 from pipeline.store.description import (
     StoreDescription,
@@ -18,13 +18,20 @@ from pipeline.store.description import (
     create_store,
     has_description,
     read_description,
+    render,
 )
 from pipeline.store.encoding import DTYPES, DType, Encoded, decode, encode
 from pipeline.store.errors import DamagedShard, MissingLabel, StoreError
-from pipeline.store.generations import read_plan, write_generation
+from pipeline.store.generations import (
+    place_generation,
+    read_plan,
+    recover_description,
+    redraw_generation,
+    write_generation,
+)
 from pipeline.store.plan import Generation, Images, Plan, PlanShard, next_generation
 from pipeline.store.reader import LabelReader
-from pipeline.store.seal import SEAL_BYTES, Seal, check_seal
+from pipeline.store.seal import SEAL_BYTES, Seal, check_seal, read_seal
 from pipeline.store.shard import (
     ABSENT,
     finished_shards,
@@ -72,14 +79,20 @@ __all__ = [
     "labelled_rows",
     "next_generation",
     "pack",
+    "place_generation",
     "read_description",
     "read_plan",
     "read_reasons",
     "read_results",
+    "read_seal",
+    "recover_description",
+    "redraw_generation",
+    "render",
     "seal_at_home",
     "shard_files",
     "shard_path",
     "split_table",
+    "unpack",
     "write_generation",
     "write_shard",
 ]

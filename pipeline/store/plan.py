@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from pipeline.store.errors import StoreError
 
-__all__ = ["SHARD_TABLE", "Draft", "Generation", "Images", "Plan", "PlanShard", "next_generation"]
+__all__ = ["SHARD_TABLE", "Draft", "Generation", "Images", "InputSize", "Plan", "PlanShard", "next_generation"]
 
 SHARD_TABLE = np.dtype([("number", "<i8"), ("height", "<i4"), ("width", "<i4"), ("start", "<i8"), ("count", "<i8")])
 

@@ -43,9 +43,9 @@ class LabelReader:
         self.store = Path(store).absolute()
         self.description: StoreDescription = read_description(self.store)
         self._plan = read_plan(self.store, self.description)
+        self._dtype = DTYPES[self.description.dtype]
         seals = finished_shards(self.store, self.description, self._plan)
         self._there = labelled_rows(self.store, self._plan, seals)
-        self._dtype = DTYPES[self.description.dtype]
         require_codec(self.description.codec)
         self._files = _OpenFiles(open_files)
 

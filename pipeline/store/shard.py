@@ -23,6 +23,7 @@ from pipeline.store.description import SCHEMA, StoreDescription, tool_version
 from pipeline.store.encoding import DTYPES, encode
 from pipeline.store.errors import DamagedShard, StoreError
 from pipeline.store.plan import Plan, PlanShard
+from pipeline.store.recipe import readme_text
 from pipeline.store.seal import Seal, add_array, memory_file, read_seal, write_sealed
 
 __all__ = [
@@ -137,6 +138,7 @@ def _describe(file: h5py.File, description: StoreDescription, provenance: Proven
     file.attrs["provenance"] = msgspec.json.encode(provenance).decode()
     file.attrs["precision"] = precision
     file.attrs["tool"] = tool_version()
+    file.attrs["readme"] = readme_text()
 
 
 def finished_shards(store: Path, description: StoreDescription, plan: Plan) -> dict[int, Seal]:
