@@ -461,6 +461,7 @@ def test_dask_worker_that_is_killed_costs_its_open_shard(tmp_path: Path, schedul
             wait_until(lambda: shards(store) >= 6)
             before = files(store)
             workers[0].kill()
+            workers[0].wait()  # a process that nobody waited for counts as living
             told, _ = job.communicate(timeout=120)
     finally:
         end(workers)
