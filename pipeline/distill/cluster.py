@@ -14,6 +14,7 @@ import contextlib
 import functools
 import importlib
 import math
+import sys
 import threading
 import time
 from collections import Counter, deque
@@ -246,6 +247,8 @@ class _Ray:
     def __init__(self, address: str, gpus: bool) -> None:
         self._ray = _require("ray", extra="ray")
         self._address = address
+        self._quiet = contextlib.ExitStack()  # ray prints news of its workers, and stdout is for results
+        self._quiet.enter_context(contextlib.redirect_stdout(sys.stderr))
         try:
             self._ray.init(address=address, log_to_driver=False, logging_level="ERROR")
         except ConnectionError as error:
@@ -274,6 +277,7 @@ class _Ray:
 
     def close(self, order: Order) -> None:
         self._ray.shutdown()  # and with it the run's workers
+        self._quiet.close()
 
 
 BACKENDS: dict[str, Callable[[str, bool], _Backend]] = {"dask": _Dask, "ray": _Ray}

@@ -102,7 +102,9 @@ class _Post:
         threads = str(thread_share(-1, self._order.neighbours))
         environment = {name: os.environ.get(name, threads) for name in _THREAD_VARIABLES}
         self.connection, self._theirs = Pipe()
-        self._executor = ProcessPoolExecutor(1, initializer=begin, initargs=(self._theirs,), env=environment)
+        self._executor = ProcessPoolExecutor(
+            1, initializer=begin, initargs=(self._theirs, os.getpid()), env=environment
+        )
         self.future = None
         self.figures = StreamFigures()
         self.given: dict[int, tuple[Stamp, int]] = {}
@@ -263,9 +265,7 @@ class _Shift:
             if self._failed[number] < ATTEMPTS:
                 self._again.append(number)
             else:
-                self._lost[number] = (
-                    f"shard {number:06d} was tried {ATTEMPTS} times, and each time its worker died: {cause}"
-                )
+                self._lost[number] = f"shard {number:06d} was begun {ATTEMPTS} times and its worker died: {cause}"
         post.given.clear()
 
     def _figures(self) -> StreamFigures:

@@ -47,6 +47,7 @@ ATTEMPTS = 3
 """A shard over which this many workers died is left out."""
 
 REPORT_S = 0.25
+ORPHAN_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -110,11 +111,19 @@ class _Dismissed(BaseException):
 _driver: Connection | None = None
 
 
-def begin(driver: Connection) -> None:
+def begin(driver: Connection, parent: int) -> None:
     """Before all else in a worker process. Ctrl-C in a terminal reaches every process: the driver deals with it."""
     global _driver  # the process's one line to its driver, as a connection cannot come with a call
     _driver = driver
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_without, args=(parent,), name="softfocus-orphan", daemon=True).start()
+
+
+def _end_without(parent: int) -> None:
+    """End the process soon after the driver was killed, whatever it is at: loky would have it wait for ever."""
+    while os.getppid() == parent:
+        time.sleep(ORPHAN_S)
+    os._exit(1)
 
 
 def serve(order: Order) -> None:
@@ -145,7 +154,7 @@ def serve(order: Order) -> None:
                 before = added(before, figures)
                 _send(_driver, before)
     except _Dismissed:
-        os._exit(1)  # loky would wait for another call of a driver that may be gone
+        os._exit(1)  # loky would have it wait for another call
     finally:
         _driver.close()
 
