@@ -54,6 +54,7 @@ class Data(Section):
     cache_gib: float = 8.0  # prepared samples are kept in memory up to this; beyond it they are decoded anew
     workers: int = -1  # processes that decode; -1: one a core, 16 at most
     partial: bool = False  # train also on samples that lack a mask or a label
+    teacher: str | None = None  # whose labels must be in the store: KIND:NAME, NAME, or a hash's first digits
     splits: tuple[str, ...] = ("train",)  # what is learnt; ("train", "val") leaves nothing to validate by
     cache: str | None = None  # folder of prepared samples, mapped into memory, shared by runs
     steps: int | None = None  # steps an epoch; by default one pass over the samples

@@ -19,6 +19,7 @@ from trainer.checkpoint import find_student, load_student
 from trainer.config import Config
 from trainer.data import squash
 from trainer.device import choose_device
+from trainer.labels import require_fresh
 from trainer.metrics import Evaluation
 from trainer.resizing import resize_bilinear
 
@@ -69,13 +70,16 @@ def evaluate(
         progress: called with (done, total) images.
 
     Raises:
-        SoftfocusError: no such model, or no sample with a mask (or a label) in the split.
+        SoftfocusError: no such model, no sample with a mask (or a label) in the split, or labels of other
+            photographs than the manifest has.
     """
     where = choose_device(device)
     student, config, _ = load_student(model, device=where)
     sizes = tuple(input_sizes) or sizes_in_use(config)
     reader = LabelReader(labels) if labels is not None else None
     samples = [s for s in read_manifest(manifest, split=split) if s.mask is not None or (reader and s.id in reader)]
+    if reader is not None:
+        require_fresh(reader, samples)
     if not samples:
         raise SoftfocusError(f"{manifest}: no sample of split {split!r} has a mask; choose another --split")
     evaluation = Evaluation(protocols=protocols)
