@@ -156,7 +156,7 @@ class Config(Section):
     precision: str = "auto"  # auto: bfloat16 where the device has it, else float32; or bfloat16, float32
     channels_last: bool = True
     compile: bool = False  # torch.compile: a minute at the start, then faster steps
-    cuda_graph: bool = True  # on one GPU a step is recorded once and replayed
+    cuda_graph: bool = True  # on a GPU a step is recorded once and replayed
     search_kernels: bool = False  # try cuDNN's kernels for each layer: a minute at the start, then faster steps
     keep_every: int = 0  # also keep epoch-NNNN.safetensors every so many epochs
 

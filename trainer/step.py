@@ -1,9 +1,9 @@
 """One step of training: augment, forward, losses, backward, update.
 
-On one GPU the part from the augmentation to the gradients is recorded once as a CUDA graph and replayed:
+On a GPU the part from the augmentation to the gradients is recorded once as a CUDA graph and replayed:
 Python needs longer to launch a light student's kernels than the GPU to run them. With `compile` it goes
-through torch.compile first, which fuses what batch norm and activations move through memory. Several
-processes (torchrun) use DistributedDataParallel and no graph.
+through torch.compile first, which fuses what batch norm and activations move through memory. Without a
+graph several processes (torchrun) use DistributedDataParallel; with one they average what it left.
 """
 
 from __future__ import annotations
@@ -51,8 +51,11 @@ class Stepper:
         self.student, self.optimiser, self.ema, self.config = student, optimiser, ema, config
         self._processes = processes
         self._trained = [p for p in student.parameters() if p.requires_grad]
-        self._network = processes.wrap(student, has_unused=not config.depth_loss.weight)
         device = self._trained[0].device
+        self._recorded = config.cuda_graph and device.type == "cuda"
+        self._network = student
+        if not self._recorded:
+            self._network = processes.wrap(student, has_unused=not config.depth_loss.weight)
         self._mixed = autocast(config.precision, device)
         self._weights = torch.zeros(2, device=device)  # of both distillation losses, at this step
         self._layout = torch.channels_last if config.channels_last and device.type == "cuda" else None
@@ -61,7 +64,6 @@ class Stepper:
             torch.compiler.reset()  # the code of a run before this one in the same process counts against a limit
             terms = torch.compile(self._terms, dynamic=False)
         self._gradients: Gradients = lambda *inputs: _backward(terms(*inputs), config.optimiser.accumulate)
-        self._recorded = config.cuda_graph and device.type == "cuda" and processes.count == 1
         if device.type == "cuda":
             torch.backends.cudnn.benchmark = config.search_kernels
         if self._recorded:
@@ -87,6 +89,8 @@ class Stepper:
                 terms = self._gradients(batch, draws, self._weights)
             for name, value in terms.items():
                 totals[name] = totals.get(name, 0.0) + value / len(parts)
+        if self._recorded and self._processes.count > 1:
+            self._processes.average([p.grad for p in self._trained if p.grad is not None])
         if self.config.optimiser.clip:
             nn.utils.clip_grad_norm_(self._trained, self.config.optimiser.clip)
         self.optimiser.step()
