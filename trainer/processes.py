@@ -76,7 +76,7 @@ class Processes:
         """Put the mean over the processes into each tensor, with one call for all of them."""
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
         dist.all_reduce(flat, op=dist.ReduceOp.SUM)
-        parts = flat.div_(self.count).split([tensor.numel() for tensor in tensors])
+        parts = torch.split(flat / self.count, [tensor.numel() for tensor in tensors])
         torch._foreach_copy_(tensors, [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)])
 
     def any(self, value: bool) -> bool:
