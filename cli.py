@@ -59,6 +59,7 @@ for command in (
     training.train,
     training.evaluate,
     training.predict,
+    training.import_weights,
     bench.bench,
 ):
     main.add_command(command)

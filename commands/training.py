@@ -1,4 +1,4 @@
-"""Commands of stage 2: train, evaluate, predict."""
+"""Commands of stage 2: train, evaluate, predict, import-weights."""
 
 from __future__ import annotations
 
@@ -142,3 +142,24 @@ def predict(photographs: tuple[Path, ...], as_json: bool, **options: Any) -> int
     list_left_out(summary.failed)
     show_result(summary, as_json, [f"{options['out']}: {len(summary.written)} maps"])
     return LEFT_OUT if summary.failed else 0
+
+
+@click.command("import-weights")
+@click.argument("file", type=PATH)
+@click.option("-o", "--out", required=True, type=PATH, help="The student, a .safetensors file.")
+@json_option
+def import_weights(file: Path, out: Path, as_json: bool) -> None:
+    """Take the paper's published weights (res_best.pth or vgg_best.pth) over as a student.
+
+    \b
+    Nothing in the file is run. Examples:
+      softfocus import-weights res_best.pth -o paper.safetensors
+      softfocus evaluate dut.jsonl --model paper.safetensors
+      softfocus predict photos -o maps --model paper.safetensors
+    """
+    from trainer.published import import_weights
+
+    summary = import_weights(file, out)
+    show_result(
+        summary, as_json, [f"{out}: {summary.student}, {summary.parameters / 1e6:.1f} M parameters, from {file}"]
+    )

@@ -56,7 +56,10 @@ def official_encoder(state_dict: Mapping[str, Tensor]) -> EncoderName:
         return "resnext101"
     if "pretrained_net.features.0.weight" in state_dict:
         return "vgg16"
-    raise ValueError("not an official checkpoint: neither its ResNeXt-101 nor its VGG-16 encoder is there")
+    first = next(iter(state_dict), "nothing")
+    raise ValueError(
+        f"not an official checkpoint: neither its ResNeXt-101 nor its VGG-16 encoder is there, but {first}"
+    )
 
 
 def convert_official(state_dict: Mapping[str, Tensor], encoder: EncoderName) -> dict[str, Tensor]:
