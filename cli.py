@@ -49,7 +49,16 @@ def main() -> None:
     """
 
 
-for command in (data.index, labels.label, data.synth, training.train, training.evaluate, training.predict, bench.bench):
+for command in (
+    data.index,
+    labels.label,
+    data.synth,
+    data.refocus,
+    training.train,
+    training.evaluate,
+    training.predict,
+    bench.bench,
+):
     main.add_command(command)
 
 

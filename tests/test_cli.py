@@ -138,5 +138,6 @@ def test_what_the_command_line_repeats_is_what_the_library_says() -> None:
     from pipeline.synthetic import THRESHOLD_PX
 
     assert set(LAYOUTS) == set(LIBRARY_LAYOUTS)
-    (threshold,) = [p for p in main.commands["synth"].params if p.name == "threshold_px"]
-    assert threshold.default == THRESHOLD_PX
+    for command in ("synth", "refocus"):
+        (threshold,) = [p for p in main.commands[command].params if p.name == "threshold_px"]
+        assert threshold.default == THRESHOLD_PX

@@ -1,11 +1,13 @@
 """Scenes with exact depth and exact defocus, as a dataset on disk."""
 
 from pipeline.synthetic.camera import Camera, circle_of_confusion_px
-from pipeline.synthetic.dataset import THRESHOLD_PX, SynthError, SynthSummary, render_scene, synthesize
+from pipeline.synthetic.dataset import THRESHOLD_PX, render_scene, synthesize
+from pipeline.synthetic.folder import Picture, SynthError, SynthSummary
 
 __all__ = [
     "THRESHOLD_PX",
     "Camera",
+    "Picture",
     "SynthError",
     "SynthSummary",
     "circle_of_confusion_px",
