@@ -102,7 +102,7 @@ def test_mask_circle_and_depth_agree_and_the_picture_with_them(seed: int) -> Non
     photograph, depth = scene()
     rng = np.random.default_rng(seed)
     picture = take(photograph, depth, rng, size=(96, 144), threshold_px=2.0, split="train")
-    focus = Focus(picture.facts["focus"] + 1, picture.facts["gain_px"])
+    focus = Focus(picture.facts["focus"], picture.facts["gain_px"])
     expected = relative_circle_px(picture.depth["inverse_depth"], focus)
     np.testing.assert_allclose(picture.coc_px, expected, rtol=1e-3, atol=0.02)
     np.testing.assert_array_equal(picture.mask, picture.coc_px > 2.0)
@@ -159,6 +159,8 @@ def test_what_cannot_be_refocused_is_named(photographs: tuple[Path, Path], tmp_p
     manifest, labels = photographs
     with pytest.raises(SynthError, match="at least 64"):
         refocus(manifest, labels, tmp_path / "set", count=1, size=(20, 200))
+    with pytest.raises(SynthError, match="2 of 2 photographs are smaller"):
+        refocus(manifest, labels, tmp_path / "set", count=1, size=(64, 250))
     refocus(manifest, labels, tmp_path / "set", count=1, size=SIZE, jobs=1)
     with pytest.raises(SynthError, match="choose another folder"):
         refocus(manifest, labels, tmp_path / "set", count=1, size=SIZE, seed=1, jobs=1)

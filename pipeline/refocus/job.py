@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from pipeline.images import read_image
 from pipeline.manifest import Sample, read_manifest
-from pipeline.refocus.take import take
+from pipeline.refocus.take import take, turned_like
 from pipeline.store import LabelReader
 from pipeline.synthetic.camera import Array
 from pipeline.synthetic.dataset import THRESHOLD_PX
@@ -50,12 +50,13 @@ def refocus(
         out, count, size, seed, jobs, threshold_px, progress: as in `synthesize`.
 
     Raises:
-        SynthError: a bad option, photographs without a label or changed since, or `out` holds other pictures.
+        SynthError: a bad option; photographs too small, unlabelled or changed since; `out` holds other pictures.
         SoftfocusError: manifest, store or a photograph cannot be read, or a file cannot be written.
     """
     check_request(count, size, threshold_px)
     samples = tuple(read_manifest(manifest))
     reader = LabelReader(labels)
+    _check_sizes(samples, size, manifest)
     _check_labels(samples, reader, labels, manifest)
     how = {
         "seed": seed,
@@ -66,6 +67,20 @@ def refocus(
     }
     maker = _Maker(samples, reader, seed, size, threshold_px)
     return fill(out, maker, count=count, how=how, jobs=jobs, progress=progress)
+
+
+def _check_sizes(samples: tuple[Sample, ...], size: tuple[int, int], manifest: Path | str) -> None:
+    small = []
+    for sample in samples:
+        height, width = turned_like((sample.height, sample.width), size)
+        if sample.height < height or sample.width < width:
+            small.append(sample)
+    if small:
+        raise SynthError(
+            f"{manifest}: {len(small)} of {len(samples)} photographs are smaller than the pictures, such as "
+            f"{small[0].id!r} ({small[0].height} x {small[0].width}), and enlarged they would not be sharp; "
+            "choose a smaller size or leave them out"
+        )
 
 
 def _check_labels(samples: tuple[Sample, ...], reader: LabelReader, labels: Path | str, manifest: Path | str) -> None:

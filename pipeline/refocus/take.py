@@ -12,14 +12,14 @@ from scipy.ndimage import gaussian_filter
 
 from pipeline.refocus.contours import evened, stepped
 from pipeline.refocus.sheets import cut
-from pipeline.synthetic.aperture import draw_aperture
+from pipeline.synthetic.aperture import Aperture, draw_aperture
 from pipeline.synthetic.blur import compose
 from pipeline.synthetic.camera import Array
 from pipeline.synthetic.colour import DECODE
 from pipeline.synthetic.develop import draw_jpeg_quality, expose
 from pipeline.synthetic.folder import Picture
 
-__all__ = ["relative_circle_px", "take"]
+__all__ = ["Focus", "relative_circle_px", "take", "turned_like"]
 
 WIDTH_PX = 480  # of the picture that the widths below are for
 WIDEST_PX = (9.0, 36.0)  # the frame's widest circle of confusion, drawn in this range
@@ -72,8 +72,7 @@ def take(
         threshold_px: a wider circle of confusion is out of focus.
         split: for the facts.
     """
-    if (photograph.shape[0] > photograph.shape[1]) != (size[0] > size[1]):
-        size = size[1], size[0]
+    size = turned_like(photograph.shape[:2], size)
     box = _part(photograph.shape[:2], size, rng)
     pixels = np.asarray(
         Image.fromarray(photograph).resize(size[::-1], Image.Resampling.LANCZOS, box=_scaled(box, photograph.shape))
@@ -88,21 +87,36 @@ def take(
     focus = _focus(depth, _detail(encoded), rng, threshold_px, width / WIDTH_PX)
     coc_px = relative_circle_px(depth, focus).astype(np.float16)
     aperture = draw_aperture(rng)
-    margin = math.ceil(float(coc_px.max()) * 0.6) + 1  # 0.6: a pentagon's corners lie farther out than the disc
-    light = np.pad(_light(pixels, rng), ((0, 0), (margin, margin), (margin, margin)), mode="reflect")
-    padded = np.pad(depth, margin, mode="reflect")
-    layers = cut(light, padded, np.linspace(padded.min(), padded.max(), LAYERS + 1)[1:-1], reach=margin)
-    blurred, _ = compose(layers, padded.shape, diameter_px=lambda d: relative_circle_px(d, focus), aperture=aperture)
-    inner = slice(margin, -margin)
-    image = expose(np.minimum(blurred[:, inner, inner], 1), rng)
+    image = expose(np.minimum(_through_lens(_light(pixels, rng), depth, focus, aperture), 1), rng)
     facts: dict[str, Any] = {
         "split": split,
         "part": [round(v, 4) for v in box],
-        "focus": round(focus.inverse_depth - 1, 4),
-        "gain_px": round(focus.gain_px, 3),
+        "focus": focus.inverse_depth,
+        "gain_px": focus.gain_px,
         "blades": aperture.blades,
     }
     return Picture(image, {"inverse_depth": depth}, coc_px, threshold_px, draw_jpeg_quality(rng), facts)
+
+
+def _through_lens(light: Array, depth: Array, focus: Focus, aperture: Aperture) -> Array:
+    """Linear light (3, H, W) blurred by inverse depth (H, W); beyond the frame both go on mirrored."""
+    widest = float(relative_circle_px(depth, focus).max())
+    margin = math.ceil(widest * 0.6) + 1  # 0.6: a pentagon's corners lie farther out than the disc
+    light = np.pad(light, ((0, 0), (margin, margin), (margin, margin)), mode="reflect")
+    depth = np.pad(depth, margin, mode="reflect")
+    edges = np.linspace(depth.min(), depth.max(), LAYERS + 1)[1:-1]
+
+    def diameter_px(inverse_depth: Array) -> npt.NDArray[np.float64]:
+        return relative_circle_px(inverse_depth, focus)
+
+    layers = cut(light, depth, edges, reach=margin)
+    blurred, _ = compose(layers, depth.shape, diameter_px=diameter_px, aperture=aperture)
+    return blurred[:, margin:-margin, margin:-margin]
+
+
+def turned_like(photograph: tuple[int, ...], size: tuple[int, int]) -> tuple[int, int]:
+    """The size (height, width) for a photograph of that shape: its sides change places for an upright one."""
+    return size[::-1] if (photograph[0] > photograph[1]) != (size[0] > size[1]) else size
 
 
 def _part(
@@ -111,8 +125,7 @@ def _part(
     """A random part of the picture's shape: left, top, right, bottom in 0 to 1 of the photograph."""
     height, width = photograph[:2]
     largest = min(width / size[1], height / size[0])
-    scale = largest * rng.uniform(*PART)
-    scale = min(largest, max(scale, 1.0))  # never enlarged, if it can be helped
+    scale = min(largest, max(largest * rng.uniform(*PART), 1.0))  # not enlarged: that would be blur
     w, h = scale * size[1] / width, scale * size[0] / height
     left, top = rng.uniform(0, 1 - w), rng.uniform(0, 1 - h)
     return left, top, left + w, top + h
