@@ -24,8 +24,8 @@ __all__ = ["Focus", "relative_circle_px", "take", "turned_like"]
 WIDTH_PX = 480  # of the picture that the widths below are for
 WIDEST_PX = (9.0, 36.0)  # the frame's widest circle of confusion, drawn in this range
 PART = (0.6, 1.0)  # of the photograph's side
-BLURRED = (0.12, 0.9)  # share of blurred pixels that a focus should give
-FOCUSES = 8  # tried for that
+BLURRED = (0.25, 0.9)  # share of blurred pixels that is wanted, drawn in this range
+FOCUSES = 16  # tried for that
 LAYERS = 7
 DOUBTFUL = 1.6  # a circle within this factor of the threshold looks neither sharp nor blurred
 SURFACE = 0.04  # of the width: what is smoothed over
@@ -154,11 +154,11 @@ def _detail(encoded: Array) -> Array:
 
 
 def _focus(depth: Array, detail: Array, rng: np.random.Generator, threshold_px: float, scale: float) -> Focus:
-    """Focus on something with detail, so that part of the frame is sharp, part is not, and little in doubt."""
-    chance = (detail / detail.sum()).ravel().astype(np.float64)
-    chance /= chance.sum()
+    """Focus on something with detail, so that about the wanted share is blurred and little is in doubt."""
+    chance = detail.ravel().astype(np.float64)
+    wanted = rng.uniform(*BLURRED)
     best, least = Focus(1.0, 0.0), math.inf
-    for place in rng.choice(chance.size, FOCUSES, p=chance):
+    for place in rng.choice(chance.size, FOCUSES, p=chance / chance.sum()):
         in_focus = float(depth.ravel()[place])
         farthest = float(np.abs(depth - in_focus).max())
         widest = math.exp(rng.uniform(*np.log(WIDEST_PX))) * scale
@@ -166,7 +166,7 @@ def _focus(depth: Array, detail: Array, rng: np.random.Generator, threshold_px: 
         circle_px = relative_circle_px(depth, focus)
         share = float((circle_px > threshold_px).mean())
         doubtful = (circle_px > threshold_px / DOUBTFUL) & (circle_px < threshold_px * DOUBTFUL)
-        price = float(doubtful.mean()) + 10 * max(BLURRED[0] - share, share - BLURRED[1], 0.0)
+        price = float(doubtful.mean()) + abs(share - wanted)
         if price < least:
             best, least = focus, price
     return best
