@@ -60,9 +60,7 @@ def _picture_options(command: Any) -> Any:
         click.option(
             "--threshold-px",
             type=float,
-            default=3.0,
-            show_default=True,
-            help="A wider circle of confusion is out of focus; in pixels of the picture.",
+            help="A wider circle of confusion is out of focus. [default: 3 where the longer side has 480 pixels]",
         ),
         click.option("--jobs", default=-1, show_default=True, help="Processes; -1 for one a core."),
         json_option,

@@ -17,7 +17,7 @@ from pipeline.refocus.contours import evened, stepped
 from pipeline.refocus.sheets import cut
 from pipeline.refocus.take import Focus, relative_circle_px, take
 from pipeline.store import LabelReader
-from pipeline.synthetic import THRESHOLD_PX, SynthError
+from pipeline.synthetic import SynthError, usual_threshold_px
 from pipeline.synthetic.blur import compose
 from pipeline.synthetic.camera import Camera, circle_of_confusion_px
 
@@ -150,7 +150,7 @@ def test_a_set_is_a_synth_dataset_and_goes_on_where_it_stopped(photographs: tupl
     for name in ("000000", "000002"):
         with np.load(out / "exact" / f"{name}.npz") as exact:
             mask = np.asarray(Image.open(out / "mask" / f"{name}.png")) > 0
-            np.testing.assert_array_equal(mask, exact["coc_px"] > THRESHOLD_PX)
+            np.testing.assert_array_equal(mask, exact["coc_px"] > np.float64(usual_threshold_px(SIZE)))
             assert '"photograph": "photos/0"' in str(exact["scene"])
 
 

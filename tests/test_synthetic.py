@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.synthetic import THRESHOLD_PX, Camera, SynthError, circle_of_confusion_px, render_scene, synthesize
+from pipeline.synthetic import Camera, SynthError, circle_of_confusion_px, render_scene, synthesize, usual_threshold_px
 from pipeline.synthetic.aperture import ROUND, Aperture, kernel
 
 SIZE = (72, 96)
@@ -37,7 +37,7 @@ def test_mask_circle_and_depth_agree(index: int) -> None:
     camera = Camera(**scene.facts["camera"])
     expected = circle_of_confusion_px(scene.depth["depth_m"], camera)
     np.testing.assert_allclose(scene.coc_px, expected, rtol=2**-11, atol=1e-6)
-    np.testing.assert_array_equal(scene.mask, scene.coc_px > THRESHOLD_PX)
+    np.testing.assert_array_equal(scene.mask, scene.coc_px > np.float64(usual_threshold_px(SIZE)))
     assert scene.image.shape == (*SIZE, 3)
     assert scene.image.dtype == np.uint8
     assert np.isfinite(scene.depth["depth_m"]).all()
@@ -74,8 +74,8 @@ def test_sharp_regions_hold_more_detail_than_blurred_ones() -> None:
     for index in range(8):
         scene = render_scene(index, seed=1, size=(128, 192))
         gradient = np.abs(np.diff(scene.image.astype(float).mean(-1), axis=1))
-        mask = scene.coc_px[:, 1:] > 2 * THRESHOLD_PX
-        sharp = scene.coc_px[:, 1:] < THRESHOLD_PX / 2
+        mask = scene.coc_px[:, 1:] > 4
+        sharp = scene.coc_px[:, 1:] < 1
         if mask.mean() > 0.05 and sharp.mean() > 0.05:
             inside.append(gradient[sharp].mean())
             outside.append(gradient[mask].mean())
@@ -102,7 +102,7 @@ def test_a_dataset_holds_what_it_says(tmp_path: Path) -> None:
         with np.load(tmp_path / "exact" / f"{row['name']}.npz") as exact:
             expected = circle_of_confusion_px(exact["depth_m"].astype(float), Camera(**row["camera"]))
             np.testing.assert_allclose(exact["coc_px"], expected, rtol=0.05, atol=0.05)
-            blurred = exact["coc_px"] > row["threshold_px"]
+            blurred = exact["coc_px"] > np.float64(row["threshold_px"])
         mask = np.asarray(Image.open(tmp_path / "mask" / f"{row['name']}.png")) > 0
         np.testing.assert_array_equal(mask, blurred)
         assert mask.mean() == pytest.approx(row["blurred_share"], abs=1e-3)

@@ -16,8 +16,7 @@ from pipeline.manifest import Sample, read_manifest
 from pipeline.refocus.take import take, turned_like
 from pipeline.store import LabelReader
 from pipeline.synthetic.camera import Array
-from pipeline.synthetic.dataset import THRESHOLD_PX
-from pipeline.synthetic.folder import Picture, SynthError, SynthSummary, check_request, fill
+from pipeline.synthetic.folder import Picture, SynthError, SynthSummary, check_request, fill, usual_threshold_px
 
 __all__ = ["refocus"]
 
@@ -33,7 +32,7 @@ def refocus(
     size: tuple[int, int] = (320, 480),
     seed: int = 0,
     jobs: int = -1,
-    threshold_px: float = THRESHOLD_PX,
+    threshold_px: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> SynthSummary:
     """Blur photographs by their own depth labels: pictures 0 to `count` - 1, in the layout of `synthesize`.
@@ -53,6 +52,7 @@ def refocus(
         SynthError: a bad option; photographs too small, unlabelled or changed since; `out` holds other pictures.
         SoftfocusError: manifest, store or a photograph cannot be read, or a file cannot be written.
     """
+    threshold_px = usual_threshold_px(size) if threshold_px is None else threshold_px
     check_request(count, size, threshold_px)
     samples = tuple(read_manifest(manifest))
     reader = LabelReader(labels)

@@ -17,12 +17,11 @@ from pipeline.synthetic.blur import compose
 from pipeline.synthetic.camera import Array
 from pipeline.synthetic.colour import DECODE
 from pipeline.synthetic.develop import draw_jpeg_quality, expose
-from pipeline.synthetic.folder import Picture
+from pipeline.synthetic.folder import WIDTH_PX, Picture
 
 __all__ = ["Focus", "relative_circle_px", "take", "turned_like"]
 
-WIDTH_PX = 480  # of the picture that the widths below are for
-WIDEST_PX = (9.0, 36.0)  # the frame's widest circle of confusion, drawn in this range
+WIDEST_PX = (9.0, 36.0)  # the frame's widest circle of confusion, drawn in this range; at WIDTH_PX
 PART = (0.6, 1.0)  # of the photograph's side
 BLURRED = (0.25, 0.9)  # share of blurred pixels that is wanted, drawn in this range
 FOCUSES = 16  # tried for that

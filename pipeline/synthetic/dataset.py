@@ -14,14 +14,13 @@ from pipeline.files import sha256_file
 from pipeline.synthetic.blur import compose
 from pipeline.synthetic.camera import Array, circle_of_confusion_px
 from pipeline.synthetic.develop import develop, draw_jpeg_quality
-from pipeline.synthetic.folder import Picture, SynthError, SynthSummary, check_request, fill
+from pipeline.synthetic.folder import Picture, SynthError, SynthSummary, check_request, fill, usual_threshold_px
 from pipeline.synthetic.prints import Photographs
 from pipeline.synthetic.render import draw_all
 from pipeline.synthetic.scene import build
 
-__all__ = ["THRESHOLD_PX", "render_scene", "synthesize"]
+__all__ = ["render_scene", "synthesize"]
 
-THRESHOLD_PX = 3.0  # at 480 px width: contours at 2 px cut through regions that look sharp
 TEST_EVERY = 10  # scenes 9, 19, 29, ... are the test split
 PHOTOGRAPH_SUFFIXES = {".jpg", ".jpeg", ".png"}
 
@@ -31,10 +30,11 @@ def render_scene(
     *,
     seed: int = 0,
     size: tuple[int, int] = (320, 480),
-    threshold_px: float = THRESHOLD_PX,
+    threshold_px: float | None = None,
     textures: tuple[Path, ...] = (),
 ) -> Picture:
     """Render scene `index` of a seed at (height, width); its depth is `depth_m`, along the optical axis."""
+    threshold_px = usual_threshold_px(size) if threshold_px is None else threshold_px
     scene, rng = build(seed, index, size, Photographs(textures), threshold_px)
     view = scene.view
 
@@ -64,7 +64,7 @@ def synthesize(
     size: tuple[int, int] = (320, 480),
     seed: int = 0,
     jobs: int = -1,
-    threshold_px: float = THRESHOLD_PX,
+    threshold_px: float | None = None,
     textures: Path | str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> SynthSummary:
@@ -79,6 +79,7 @@ def synthesize(
         size: (height, width) in pixels.
         seed: of the whole set.
         jobs: processes, -1 for one a core.
+        threshold_px: in pixels of the picture; by default 3 where the longer side has 480, and in proportion.
         textures: a folder of photographs to print on things; by default those of scikit-image.
         progress: called with (done, total).
 
@@ -86,6 +87,7 @@ def synthesize(
         SynthError: a bad option, or `out` holds scenes of another seed, size, threshold or other textures.
         SoftfocusError: a file cannot be written.
     """
+    threshold_px = usual_threshold_px(size) if threshold_px is None else threshold_px
     check_request(count, size, threshold_px)
     prints = _prints(textures)
     how = {"seed": seed, "size": list(size), "threshold_px": threshold_px, "textures": _fingerprint(prints)}

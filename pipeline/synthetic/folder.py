@@ -23,9 +23,20 @@ from PIL import Image
 from pipeline.errors import SoftfocusError
 from pipeline.files import new_file
 
-__all__ = ["Picture", "SynthError", "SynthSummary", "check_request", "fill"]
+__all__ = [
+    "THRESHOLD_PX",
+    "WIDTH_PX",
+    "Picture",
+    "SynthError",
+    "SynthSummary",
+    "check_request",
+    "fill",
+    "usual_threshold_px",
+]
 
 SMALLEST_SIDE = 64
+WIDTH_PX = 480  # of the pictures that widths in pixels are for
+THRESHOLD_PX = 3.0  # wider discs count as out of focus: contours at 2 px cut through regions that look sharp
 
 
 class SynthError(SoftfocusError):
@@ -61,7 +72,12 @@ class Picture:
     @property
     def mask(self) -> npt.NDArray[np.bool_]:
         """True = out of focus, (H, W): the circle of confusion is wider than the threshold."""
-        return np.asarray(self.coc_px > self.threshold_px)
+        return np.asarray(self.coc_px.astype(np.float64) > self.threshold_px)
+
+
+def usual_threshold_px(size: tuple[int, int]) -> float:
+    """The threshold for pictures of (height, width), where none is asked for: in proportion to the longer side."""
+    return round(THRESHOLD_PX * max(size) / WIDTH_PX, 3)
 
 
 def check_request(count: int, size: tuple[int, int], threshold_px: float) -> None:
