@@ -21,7 +21,7 @@ from joblib import Parallel, delayed
 from PIL import Image
 
 from pipeline.errors import SoftfocusError
-from pipeline.files import new_file
+from pipeline.files import clean_temporaries, new_file
 
 __all__ = [
     "THRESHOLD_PX",
@@ -113,6 +113,8 @@ def fill(
     """
     folder = Path(out)
     how = json.loads(json.dumps(how))
+    for part in ("image", "mask", "exact"):
+        clean_temporaries(folder / part)
     records = [facts for i in range(count) if (facts := _kept(folder, i, how)) is not None]
     kept = len(records)
     there = {facts["name"] for facts in records}
