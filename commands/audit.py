@@ -84,7 +84,7 @@ def verify(store: Path, as_json: bool, **options: Any) -> int:
     from pipeline.audit.shard import Limits
     from pipeline.audit.verify import Sampling, verify
 
-    load, _ = take_teacher(options)
+    load, _ = take_teacher(options, store)
     load = load and with_confidence(load, store, None)[0]
     manifest, count, wants_repair = options["manifest"], options["sample"], options["repair"]
     if count and (load is None or manifest is None):

@@ -36,7 +36,7 @@ from commands.workers import TeamFactory, worker_options
 def label(
     manifest: Path, store: Path, make_team: TeamFactory, batch_size: int, workers: int, as_json: bool, **options: Any
 ) -> int:
-    """Run a depth teacher over every photograph, once, and store its soft labels.
+    """Run a teacher over every photograph, once, and store its soft labels: depth, or a student's blur.
 
     \b
     Stopped at any moment, the same command goes on where it stopped. Examples:
@@ -44,6 +44,7 @@ def label(
       softfocus label cuhk.jsonl labels --teacher hf:depth-anything/Depth-Anything-V2-Small-hf
       softfocus label cuhk.jsonl labels --teacher onnx:midas.onnx --card midas.yaml
       softfocus label cuhk.jsonl labels --teacher demo --confidence flip
+      softfocus label cuhk.jsonl blur --teacher student:runs/large --quantity blur
 
     \b
     Many workers: every GPU of this machine; a dask cluster; the second of four jobs of a job array.
@@ -53,7 +54,7 @@ def label(
     """
     from pipeline.distill import label
 
-    load, asked = take_teacher(options)
+    load, asked = take_teacher(options, store)
     assert load is not None
     load, said = with_confidence(load, store, options.pop("confidence"))
     with progress_bar("label", "maps") as show:

@@ -16,6 +16,11 @@ _OPTIONS = (
     click.option("--card", help="How an ONNX teacher wants its input: a YAML file, or a known card's name."),
     click.option("--size", type=click.IntRange(min=32), help="The teacher's input size, in its own size rule."),
     click.option(
+        "--quantity",
+        type=click.Choice(["depth", "blur"]),
+        help="What is stored; blur: a student's probability of blur. [default: the store's, of a new one depth]",
+    ),
+    click.option(
         "--precision", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True
     ),
 )
@@ -33,12 +38,28 @@ def teacher_options(*, required: bool, device: bool) -> Callable[[Any], Any]:
     return decorate
 
 
-def take_teacher(options: dict[str, Any]) -> tuple[Callable[[], Any] | None, str]:
-    """Take the teacher's options out of a command's; how to load it (None if not given), and how it was asked for."""
-    spec = options.pop("teacher")
+def take_teacher(options: dict[str, Any], store: Path) -> tuple[Callable[[], Any] | None, str]:
+    """Take the teacher's options out of a command's; how to load it (None if not given), and how it was asked for.
+
+    An existing store decides the quantity where none is asked for.
+    """
+    spec, quantity = options.pop("teacher"), options.pop("quantity") or _quantity_of(store)
     how = {key: options.pop(key) for key in ("device", "card", "size", "precision")}
+    if quantity != "depth":
+        how["quantity"] = quantity
     asked = " ".join([str(spec), *(f"{key}={value}" for key, value in how.items() if value and key != "device")])
     return functools.partial(load_any_teacher, spec, **how) if spec else None, asked
+
+
+def _quantity_of(store: Path) -> str:
+    from pipeline.provenance import QUANTITIES
+    from pipeline.store import StoreError, has_description, read_description
+
+    if has_description(store):
+        with contextlib.suppress(StoreError):  # whoever works with the store will say it
+            made = read_description(store).quantity
+            return next((word for word, quantity in QUANTITIES.items() if quantity == made), "depth")
+    return "depth"
 
 
 def with_confidence(load: Callable[..., Any], store: Path, wanted: str | None) -> tuple[Callable[..., Any], str]:

@@ -7,10 +7,13 @@ from pipeline.errors import SoftfocusError
 from pipeline.files import new_file, sha256_file
 from pipeline.images import read_blur_mask, read_image
 from pipeline.manifest import Sample, read_manifest
-from pipeline.provenance import Provenance
+from pipeline.provenance import BLUR_PROBABILITY, INVERSE_DEPTH, QUANTITIES, Provenance
 from pipeline.store import Coverage, LabelReader, coverage
 
 __all__ = [
+    "BLUR_PROBABILITY",
+    "INVERSE_DEPTH",
+    "QUANTITIES",
     "Coverage",
     "LabelReader",
     "Provenance",

@@ -20,7 +20,7 @@ from trainer.encoders import ModelError, create_encoder
 from trainer.outputs import StudentOutput
 from trainer.paper import PaperStudent
 
-__all__ = ["STUDENT_NAMES", "LiteStudent", "ModelError", "create_student"]
+__all__ = ["STUDENT_NAMES", "LiteStudent", "ModelError", "create_student", "require_size"]
 
 STUDENT_NAMES = ("lite", "paper-resnext101", "paper-vgg16")
 PAPER_ENCODERS = {"paper-resnext101": "resnext101_32x4d", "paper-vgg16": "vgg16"}  # timm's names
@@ -105,6 +105,19 @@ def _enlarged(x: Tensor, size: tuple[int, ...]) -> Tensor:
     """Nearest up-sampling in the precision of `x`: autocast would make it, and all that is added to it, float32."""
     with torch.autocast(x.device.type, enabled=False):
         return F.interpolate(x, size=size, mode="nearest")
+
+
+def require_size(student: nn.Module, size: int) -> None:
+    """Refuse a side of the input that the student does not take.
+
+    Raises:
+        ModelError: naming the nearest sides that it takes.
+    """
+    stride = int(student.stride)  # type: ignore[arg-type]
+    if size % stride:
+        below = size // stride * stride
+        fits = f"{below} or {below + stride}" if below else f"{stride}"
+        raise ModelError(f"input size {size}: this student takes multiples of {stride}; choose {fits}")
 
 
 def create_student(

@@ -132,6 +132,8 @@ class PaperStudent(nn.Module):
     as in the official network.
     """
 
+    stride = STRIDE
+
     def __init__(self, encoder: EncoderName, *, pretrained: str | Path | Literal[False] = False) -> None:
         super().__init__()
         self.encoder, channels = _create_encoder(encoder, pretrained)

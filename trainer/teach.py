@@ -1,6 +1,7 @@
 """Students as teachers: a trained student labels photographs for stage 1, through its plug-in point.
 
-`demo` is a depth-only student that this project distilled and ships; `student:RUN` is any run's student.
+`demo` is a depth-only student that this project distilled and ships; `student:RUN` is any run's student,
+whose depth or probability of blur becomes the label.
 Stage 1 knows these only by name (see `register_kind` in `pipeline.teachers`), and training knows neither.
 """
 
@@ -11,24 +12,47 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.contract import Provenance, SoftfocusError, sha256_file
+from pipeline.contract import BLUR_PROBABILITY, INVERSE_DEPTH, Provenance, SoftfocusError, sha256_file
 from trainer.augment import normalise
 from trainer.checkpoint import find_student, load_student
 from trainer.device import choose_device
 from trainer.initial import SHIPPED_DEPTH_STUDENT
-from trainer.model import IMAGENET_MEAN, IMAGENET_STD
+from trainer.model import IMAGENET_MEAN, IMAGENET_STD, require_size
 
 __all__ = ["StudentTeacher", "load_demo", "load_student_teacher"]
 
 
 class StudentTeacher:
-    """A student's fused depth as relative inverse depth, behind stage 1's interface for teachers."""
+    """A student's fused depth, or its probability of blur, behind stage 1's interface for teachers.
 
-    def __init__(self, model: Path | str, *, kind: str, device: str, size: int | None, precision: str) -> None:
+    Args:
+        model: a run folder or `.safetensors` file.
+        quantity: `depth` or `blur`.
+
+    Raises:
+        SoftfocusError: no such model, or one that has not learnt this quantity, takes no input of this size, or
+            does not run in this precision.
+    """
+
+    def __init__(
+        self,
+        model: Path | str,
+        *,
+        kind: str,
+        device: str,
+        size: int | None,
+        precision: str,
+        quantity: str = "depth",
+    ) -> None:
         self._device = choose_device(device)
         self._student, config, _ = load_student(model, device=self._device)
         self._student.requires_grad_(False)
+        self._is_blur = quantity == "blur"
+        if not (config.blur_loss.in_use if self._is_blur else config.depth_loss.weight):
+            other = "depth" if self._is_blur else "blur"
+            raise SoftfocusError(f"{model}: this student has not learnt {quantity}; ask for --quantity {other}")
         self._size = size or config.data.input_size
+        require_size(self._student, self._size)
         bf16 = self._device.type == "cuda" and torch.cuda.is_bf16_supported()
         if precision not in ("auto", "float32", "bfloat16"):
             raise SoftfocusError(f"precision {precision!r} is not offered by {kind}; choose auto, float32 or bfloat16")
@@ -37,7 +61,8 @@ class StudentTeacher:
             kind=kind,
             name=f"{config.student.name} ({config.student.encoder})",
             weights_sha256=sha256_file(find_student(model)),
-            direction="inverse depth",
+            quantity=BLUR_PROBABILITY if self._is_blur else INVERSE_DEPTH,
+            direction="1 = out of focus" if self._is_blur else "inverse depth",
             preprocessing={
                 "colour": "RGB",
                 "range": [0, 1],
@@ -54,11 +79,12 @@ class StudentTeacher:
         return self._size, self._size
 
     def predict(self, images: np.ndarray) -> np.ndarray:
-        """uint8 (B, h, w, 3) to relative inverse depth, float32 (B, h, w), large = near."""
+        """uint8 (B, h, w, 3) to float32 (B, h, w): relative inverse depth, or blur probability from 0 to 1."""
         batch = torch.from_numpy(images).to(self._device).permute(0, 3, 1, 2)
         with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
-            depth = self._student(normalise(batch.float() / 255)).depth[0][:, 0]
-        maps: np.ndarray = depth.float().cpu().numpy()
+            output = self._student(normalise(batch.float() / 255))
+        values = output.blur[0].float().sigmoid() if self._is_blur else output.depth[0].float()
+        maps: np.ndarray = values[:, 0].cpu().numpy()
         return maps
 
     def close(self) -> None:
@@ -84,6 +110,7 @@ def load_student_teacher(
     card: str | None = None,
     size: int | None = None,
     precision: str = "auto",
+    quantity: str = "depth",
 ) -> StudentTeacher:
-    """The depth of the student in a run folder or `.safetensors` file `name`."""
-    return StudentTeacher(name, kind="student", device=device, size=size, precision=precision)
+    """The student in a run folder or `.safetensors` file `name`; `card` is not used."""
+    return StudentTeacher(name, kind="student", device=device, size=size, precision=precision, quantity=quantity)

@@ -21,6 +21,7 @@ from pipeline.audit.foundations import check_description, check_plan, check_read
 from pipeline.audit.resample import TOLERANCE, Comparison, choose_rows, compare
 from pipeline.audit.shard import Inspection, Limits, as_finding, inspect_shard
 from pipeline.distill.columns import Columns, read_columns
+from pipeline.provenance import BLUR_PROBABILITY
 from pipeline.store import (
     Plan,
     StoreDescription,
@@ -115,7 +116,10 @@ def verify(
     findings: list[Finding] = []
     description = check_description(store, findings)
     plan = check_plan(store, files, description, findings)
-    inspections = list(_inspections(store, files, description, plan, limits or Limits(), jobs, progress))
+    limits = limits or Limits()
+    if description is not None and description.quantity == BLUR_PROBABILITY:
+        limits = msgspec.structs.replace(limits, saturated=1.0)  # most of a photograph is surely sharp or surely not
+    inspections = list(_inspections(store, files, description, plan, limits, jobs, progress))
     for inspection in inspections:
         findings += inspection.findings
     if plan is not None:

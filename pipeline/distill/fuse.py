@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.distill.columns import read_columns
-from pipeline.provenance import Provenance, Source
+from pipeline.provenance import INVERSE_DEPTH, Provenance, Source
 from pipeline.store import LabelReader, MissingLabel, StoreError, tool_version
 from pipeline.teachers.agreement import AGREEMENT_WORDS, fuse
 
@@ -30,6 +30,10 @@ FUSED = (
     "teachers: agreement of the maps of all sources; each was resized (bilinear, antialiased) to the size of the first "
     "source's and brought to its scale and shift by least squares without the "
     f"{TRIM:.0%} of the pixels that fit worst; the stored map is their median; {AGREEMENT_WORDS}"
+)
+FUSED_ABSOLUTE = (
+    "teachers: agreement of the maps of all sources; each was resized (bilinear, antialiased) to the size of the first "
+    f"source's; the stored map is their median; {AGREEMENT_WORDS.replace('aligned maps', 'maps')}"
 )
 
 
@@ -56,16 +60,24 @@ class StoresTeacher:
             if fingerprint in fingerprints[:place]:
                 twin = stores[fingerprints.index(fingerprint)]
                 raise StoreError(f"{stores[place]}: labels of the same teacher as {twin}; name each teacher once")
+        quantity = self._readers[0].quantity
+        for reader in self._readers:
+            if reader.quantity != quantity:
+                raise StoreError(
+                    f"{reader.store}: holds {reader.quantity}, and {stores[0]} {quantity}; fuse stores of one quantity"
+                )
+        self._relative = quantity == INVERSE_DEPTH
         self._sizes = _label_sizes(self._readers[0], manifest)
         sources = [Source(fingerprint=r.fingerprint, provenance=r.description.provenance) for r in self._readers]
         self.provenance = Provenance(
             kind="fuse",
             name=" + ".join(source.provenance.name for source in sources),
             weights_sha256=hashlib.sha256("".join(fingerprints).encode()).hexdigest(),
-            direction="inverse depth",
+            quantity=quantity,
+            direction="inverse depth" if self._relative else sources[0].provenance.direction,
             preprocessing={"size": "that of the first source's label"},
             versions={"softfocus": tool_version(), "numpy": np.__version__},
-            confidence=FUSED,
+            confidence=FUSED if self._relative else FUSED_ABSOLUTE,
             sources=tuple(sources),
         )
 
@@ -80,7 +92,8 @@ class StoresTeacher:
         except MissingLabel as error:
             return str(error)
         first, *others = maps
-        return np.moveaxis(fuse([first, *(_resized(each, size) for each in others)], trim=TRIM), 0, -1)
+        maps = [first, *(_resized(each, size) for each in others)]
+        return np.moveaxis(fuse(maps, trim=TRIM, relative=self._relative), 0, -1)
 
     def predict(self, images: NDArray[Any]) -> NDArray[np.float32]:
         """What `prepare` gave, (B, h, w, 2), as (B, 2, h, w)."""

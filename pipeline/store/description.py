@@ -12,12 +12,12 @@ import msgspec
 
 from pipeline.errors import SoftfocusError
 from pipeline.files import FileTaken, clean_temporaries, new_file
-from pipeline.provenance import QUANTITY, Provenance
+from pipeline.provenance import Provenance, meaning_of
 from pipeline.store.codec import Codec, codec_words, filters_words, require_codec
 from pipeline.store.confidence import CONFIDENCE_WORDS
 from pipeline.store.encoding import DTYPES, DType, words
 from pipeline.store.errors import DamagedShard, StoreError
-from pipeline.store.recipe import README, README_FILE, RECIPE, readme_text
+from pipeline.store.recipe import README_FILE, RECIPE, readme_text, store_words
 
 __all__ = [
     "DESCRIPTION",
@@ -64,8 +64,8 @@ class StoreDescription(msgspec.Struct, frozen=True, kw_only=True):
 
     softfocus: str = "label store"
     schema: int = SCHEMA
-    quantity: str = QUANTITY
-    direction: str = "large = near; known up to a scale and a shift for each map"
+    quantity: str
+    direction: str
     dtype: DType = "u16"
     encoding: str
     geometry: str = (
@@ -86,7 +86,7 @@ class StoreDescription(msgspec.Struct, frozen=True, kw_only=True):
     asked: str = ""
     tool: str
     created: str
-    readme: str = README
+    readme: str
     recipe: str = RECIPE
     sha256: str = "0" * 64
 
@@ -120,6 +120,8 @@ def create_store(
     check_empty(store)
     clean_temporaries(store)  # of a run that was killed before it had a store
     description = StoreDescription(
+        quantity=provenance.quantity,
+        direction=meaning_of(provenance.quantity),
         dtype=dtype,
         encoding=f"{codec_words(codec, DTYPES[dtype])}; {words(dtype)}",
         codec=codec,
@@ -130,10 +132,11 @@ def create_store(
         asked=asked,
         tool=tool_version(),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        readme=store_words(provenance.quantity, meaning_of(provenance.quantity)),
     )
     try:
         with new_file(store / README_FILE) as temporary:
-            temporary.write_text(readme_text(), encoding="utf-8")
+            temporary.write_text(readme_text(description.readme, description.recipe), encoding="utf-8")
         with new_file(store / DESCRIPTION, replace=False) as temporary:
             temporary.write_bytes(render(description))
     except FileTaken:

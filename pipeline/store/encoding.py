@@ -1,6 +1,7 @@
 """Maps as codes and back: `value = offset + scale * code`, offset and scale for each map.
 
-A relative inverse depth has no unit, so each map may use the whole range of its codes. The steps between
+Each map uses the whole range of its codes between its smallest and its largest value, whether these have a
+unit (blur probability) or not (relative inverse depth). The steps between
 neighbouring values are then the range / 65535 in 16 bits, and no value moves by more than half of that.
 Invalid pixels (NaN or infinite in, NaN out) cost the highest code, only in maps that have such pixels.
 """

@@ -29,9 +29,9 @@ _MEND = "run `softfocus label` with a manifest that holds the sample"
 class LabelReader:
     """The labels of a store as it is when the reader is made; later ones need a new reader.
 
-    `reader[sample_id]` is the map as float32 (H, W), relative inverse depth, large = near, scale and shift
-    of each map unknown, NaN where not known. H and W are the label's own, `size_of` tells them. It covers
-    the whole upright photograph.
+    `reader[sample_id]` is the map as float32 (H, W), NaN where not known, of the store's `quantity`: relative
+    inverse depth (large = near, scale and shift of each map unknown) or blur probability (0 to 1, 1 = out of
+    focus). H and W are the label's own, `size_of` tells them. It covers the whole upright photograph.
 
     `in`, `len` and iteration regard the ids whose label is really there. May be used in threads, and copied
     into other processes by fork or pickle: each process opens its own files, at most `open_files` at once.
@@ -55,6 +55,11 @@ class LabelReader:
     def fingerprint(self) -> str:
         """SHA-256 in hexadecimal of what decides the labels and how they are read: schema, dtype, codec, teacher."""
         return self.description.fingerprint
+
+    @property
+    def quantity(self) -> str:
+        """What a value is; `description.direction` says which way it grows."""
+        return self.description.quantity
 
     def __getitem__(self, sample_id: str) -> npt.NDArray[np.float32]:
         """The label of a sample, float32 (H, W), NaN where not known.

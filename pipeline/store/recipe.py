@@ -6,7 +6,7 @@ that the maps can be read when softfocus is forgotten. A test runs the text as i
 
 from __future__ import annotations
 
-__all__ = ["README", "README_FILE", "RECIPE"]
+__all__ = ["README_FILE", "RECIPE", "readme_text", "store_words"]
 
 README_FILE = "README.txt"
 
@@ -45,9 +45,9 @@ def read_map(store, sample_id):
             return read_rows(path, [found - start]).get(found - start) if path.exists() else None
 '''
 
-README = """\
-This folder is a label store: for each of many photographs a map of relative inverse depth (large = near;
-scale and shift of each map are unknown) that a depth network, the teacher, has made.
+_WORDS = """\
+This folder is a label store: for each of many photographs a map of {quantity}
+({meaning}) that a network, the teacher, has made.
 
 store.json      what the numbers mean, how they are stored, and which teacher made them
 plan/NNNN.h5    id -> row, and which rows are in which shard (shards: number, height, width, start, count)
@@ -62,6 +62,11 @@ To read the maps with Python, h5py and numpy:
 """
 
 
-def readme_text(readme: str = README, recipe: str = RECIPE) -> str:
+def store_words(quantity: str, meaning: str) -> str:
+    """The folder in words, for maps of a quantity."""
+    return _WORDS.format(quantity=quantity, meaning=meaning)
+
+
+def readme_text(readme: str, recipe: str) -> str:
     """README.txt: the words, then the recipe, indented."""
     return readme + "".join(f"    {line}\n" if line else "\n" for line in recipe.splitlines())

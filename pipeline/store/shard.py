@@ -150,7 +150,7 @@ def _describe(file: h5py.File, description: StoreDescription, provenance: Proven
     file.attrs["provenance"] = msgspec.json.encode(provenance).decode()
     file.attrs["precision"] = precision
     file.attrs["tool"] = tool_version()
-    file.attrs["readme"] = readme_text()
+    file.attrs["readme"] = readme_text(description.readme, description.recipe)
 
 
 def finished_shards(store: Path, description: StoreDescription, plan: Plan) -> dict[int, Seal]:

@@ -11,6 +11,8 @@ and s the fused map's mean absolute deviation from its mean,
 so 1 where all agree, 0.37 where they differ by a quarter of what the map varies by, and 0 where one of them
 has no value. A scale of 0 (a map that contradicts the first one) lets the first one stand, flattened by the
 other's mean, with little confidence.
+
+Maps of a quantity that is the same for all maps, such as blur probability, are compared as they are.
 """
 
 from __future__ import annotations
@@ -34,15 +36,16 @@ AGREEMENT_WORDS = (
 Map = npt.NDArray[np.float32]
 
 
-def fuse(maps: Sequence[Map], *, trim: float = 0.0) -> npt.NDArray[np.float32]:
+def fuse(maps: Sequence[Map], *, trim: float = 0.0, relative: bool = True) -> npt.NDArray[np.float32]:
     """Maps (H, W) of one photograph, NaN where not known, to (2, H, W): the fused map and the confidence.
 
     Args:
         maps: the first decides scale and shift.
         trim: share of the pixels, the worst fitting ones, that the alignment leaves out.
+        relative: the maps are known up to scale and shift; if not, they are not aligned.
     """
     first, *others = maps
-    aligned = np.stack([first, *(align(other, first, trim=trim) for other in others)])
+    aligned = np.stack([first, *(align(other, first, trim=trim) if relative else other for other in others)])
     known = np.isfinite(aligned)
     everywhere = bool(known.all())
     fused = _median(aligned, known, everywhere)

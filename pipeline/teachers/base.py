@@ -1,7 +1,8 @@
 """What a teacher is, and how one is found by name.
 
 A teacher is a frozen depth network together with its preprocessing, so that the two cannot drift apart.
-Whatever a network puts out, a teacher gives relative inverse depth. Kinds of teachers are plug-ins:
+Whatever a network puts out, a teacher gives relative inverse depth, or the other quantity that its
+provenance names. Kinds of teachers are plug-ins:
 a name such as `onnx:FILE` says which function loads it, and another package can bring kinds of its own
 through the entry point group `softfocus.teachers`.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import inspect
 import re
 from collections.abc import Callable
 from types import ModuleType
@@ -19,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import SoftfocusError
-from pipeline.provenance import Provenance
+from pipeline.provenance import QUANTITIES, Provenance
 
 __all__ = [
     "DEPTH_RATIO_LIMIT",
@@ -64,7 +66,7 @@ class OutOfMemory(TeacherError):
 
 @runtime_checkable
 class Teacher(Protocol):
-    """A frozen network that gives relative inverse depth."""
+    """A frozen network that gives relative inverse depth, or what else its provenance says."""
 
     @property
     def provenance(self) -> Provenance:
@@ -79,9 +81,9 @@ class Teacher(Protocol):
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """uint8 RGB (B, h, w, 3), all of one input size, to float32 (B, h, w).
 
-        The values are relative inverse depth (large = near, scale and shift of each map unknown), NaN
-        where not known. A teacher whose provenance tells of a confidence gives (B, 2, h, w): depth, and
-        confidence from 0 to 1.
+        The values are relative inverse depth (large = near, scale and shift of each map unknown), or what
+        else `provenance.quantity` names, NaN where not known. A teacher whose provenance tells of a
+        confidence gives (B, 2, h, w): the values, and confidence from 0 to 1.
 
         Raises:
             OutOfMemory: fewer images at once may do.
@@ -120,6 +122,7 @@ def load_teacher(
     card: str | None = None,
     size: int | None = None,
     precision: str = "auto",
+    quantity: str = "depth",
 ) -> Teacher:
     """The teacher that `spec` names, ready to predict.
 
@@ -130,16 +133,24 @@ def load_teacher(
         card: a YAML file, or the name of a known card, with what the weights do not say themselves.
         size: side in pixels in place of the one in the teacher's size rule.
         precision: one of PRECISIONS; the output is float32 in any case.
+        quantity: one of QUANTITIES. The function of a kind that gives more than depth takes it as a keyword.
 
     Raises:
-        TeacherError: unknown kind, missing extra, or weights that cannot be used.
+        TeacherError: unknown kind, missing extra, weights that cannot be used, or another quantity than the
+            teacher gives.
     """
     kind, _, name = spec.partition(":")
     if precision not in PRECISIONS:
         raise TeacherError(f"precision {precision!r} is not known; choose one of {', '.join(PRECISIONS)}")
     if size is not None and size < 1:
         raise TeacherError(f"size {size}: give the side in pixels, 1 or more")
-    teacher = _loader(kind)(name, device=device, card=card, size=size, precision=precision)
+    if quantity not in QUANTITIES:
+        raise TeacherError(f"quantity {quantity!r} is not known; choose one of {', '.join(QUANTITIES)}")
+    load = _loader(kind)
+    more = {"quantity": quantity} if "quantity" in inspect.signature(load).parameters else {}
+    if quantity != "depth" and not more:
+        raise TeacherError(f"teacher {spec}: gives depth alone; for {quantity} name a student, student:RUN")
+    teacher = load(name, device=device, card=card, size=size, precision=precision, **more)
     if not isinstance(teacher, Teacher):
         raise TeacherError(f"teacher kind {kind!r} gave a {type(teacher).__name__}, which is no teacher")
     return teacher

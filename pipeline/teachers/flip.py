@@ -11,15 +11,17 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.provenance import INVERSE_DEPTH
 from pipeline.teachers.agreement import AGREEMENT_WORDS, fuse
 from pipeline.teachers.base import Teacher
 
-__all__ = ["FLIP", "FlipTeacher", "load_flip"]
+__all__ = ["FLIP", "FLIP_ABSOLUTE", "FlipTeacher", "load_flip"]
 
 FLIP = (
     "flip: agreement with the map of the mirrored photograph, turned back and aligned in scale and shift by least "
     f"squares; the stored map is the mean of both; {AGREEMENT_WORDS}"
 )
+FLIP_ABSOLUTE = FLIP.replace(" and aligned in scale and shift by least squares", "").replace("aligned maps", "maps")
 
 
 def load_flip(load: Callable[..., Teacher], **options: Any) -> FlipTeacher:
@@ -30,11 +32,13 @@ def load_flip(load: Callable[..., Teacher], **options: Any) -> FlipTeacher:
 class FlipTeacher:
     """Gives the mean of the maps of a photograph and its mirror image, and how far they agree.
 
-    Depth does not change its size in a mirror, so what the two differ by is the network's own doubt.
+    Depth and blur do not change in a mirror, so what the two differ by is the network's own doubt.
     """
 
     def __init__(self, teacher: Teacher) -> None:
-        self.provenance = msgspec.structs.replace(teacher.provenance, confidence=FLIP)
+        self._relative = teacher.provenance.quantity == INVERSE_DEPTH
+        words = FLIP if self._relative else FLIP_ABSOLUTE
+        self.provenance = msgspec.structs.replace(teacher.provenance, confidence=words)
         self.precision = getattr(teacher, "precision", "")
         self._teacher = teacher
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="softfocus-flip")
@@ -44,10 +48,11 @@ class FlipTeacher:
         return self._teacher.input_size(height, width)
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """uint8 RGB (B, h, w, 3) to float32 (B, 2, h, w): relative inverse depth, and confidence from 0 to 1."""
+        """uint8 RGB (B, h, w, 3) to float32 (B, 2, h, w): the teacher's quantity, and confidence from 0 to 1."""
         maps = self._teacher.predict(images)
         mirrored = self._teacher.predict(np.ascontiguousarray(images[:, :, ::-1]))[:, :, ::-1]
-        fused = list(self._pool.map(lambda pair: fuse(pair), zip(maps, mirrored, strict=True)))
+        pairs = zip(maps, mirrored, strict=True)
+        fused = list(self._pool.map(lambda pair: fuse(pair, relative=self._relative), pairs))
         return np.stack(fused) if fused else np.empty((0, 2, *images.shape[1:3]), np.float32)
 
     def close(self) -> None:
