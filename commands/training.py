@@ -24,7 +24,8 @@ from commands.console import (
 
 @click.command()
 @click.argument("manifest", type=PATH)
-@click.option("--labels", type=PATH, help="The label store. Without it: masks alone.")
+@click.option("--labels", type=PATH, help="The label store. Without it: no depth.")
+@click.option("--blur-labels", type=PATH, help="A store of another student's blur, see `label --quantity blur`.")
 @click.option("-o", "--out", required=True, type=PATH, help="The run folder.")
 @click.option("--preset", default="lite", show_default=True, help="lite, paper-resnext101 or paper-vgg16.")
 @click.option("--config", "file", type=PATH, help="YAML on top of the preset.")
@@ -43,6 +44,7 @@ def train(manifest: Path, labels: Path | None, out: Path, as_json: bool, **optio
     Stopped at any moment, the same command goes on where it stopped. Examples:
       softfocus train cuhk.jsonl --labels labels -o runs/first
       softfocus train cuhk.jsonl --labels labels -o runs/long --epochs 300 --set optimiser.lr=0.002
+      softfocus train many.jsonl --blur-labels blur -o runs/small --partial
     """
     from trainer.config import load_config
     from trainer.train import train
@@ -60,6 +62,7 @@ def train(manifest: Path, labels: Path | None, out: Path, as_json: bool, **optio
             out=out,
             config=config,
             labels=labels,
+            blur_labels=options["blur_labels"],
             device=options["device"],
             say=say,
             progress=lambda p: show(p.done, p.total, p.note, p.phase),

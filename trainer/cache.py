@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["open_cache"]
 
-FORMAT = 1
+FORMAT = 2
 
 
 def open_cache(folder: Path, photographs: Photographs, *, prepare: Callable[[], Iterator[Batch]]) -> Batch:

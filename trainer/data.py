@@ -23,9 +23,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.contract import Coverage, LabelReader, Sample, SoftfocusError, coverage, read_blur_mask, read_image
+from pipeline.contract import LabelReader, Sample, SoftfocusError, read_blur_mask, read_image
 from trainer.batch import Batch, concatenate
 from trainer.cache import open_cache
+from trainer.coverage import Holdings, holdings
+from trainer.label_maps import confidence_map, depth_map, soft_blur_map
 
 __all__ = ["Batches", "DataError", "Order", "Photographs", "choose_samples", "squash", "with_masks"]
 
@@ -35,34 +37,41 @@ class DataError(SoftfocusError):
 
 
 def choose_samples(
-    samples: Sequence[Sample], reader: LabelReader | None, *, partial: bool
-) -> tuple[list[Sample], Coverage]:
-    """The samples that can be trained on, and the coverage of all.
+    samples: Sequence[Sample],
+    reader: LabelReader | None,
+    *,
+    partial: bool,
+    blur_reader: LabelReader | None = None,
+) -> tuple[list[Sample], Holdings]:
+    """The samples that can be trained on, and what all have.
 
     Args:
-        samples: of one split.
-        reader: the label store, or None to train on masks alone.
+        samples: that a run may learn from.
+        reader: the store of depth labels, or None.
         partial: also take samples that lack a mask or a label, for what they have. A label that was made
             from another photograph counts as lacking.
+        blur_reader: the store of soft blur labels, or None.
 
     Raises:
         DataError: something is missing and `partial` is False, or nothing is left to train on.
     """
-    covered = coverage(samples, reader)
-    unlabelled = set(covered.missing)
-    incomplete = [s.id for s in samples if s.mask is None or (reader is not None and s.id in unlabelled)]
-    if incomplete and not partial:
-        total = covered.total
-        stale = f" ({total.stale} of them of another photograph)" if total.stale else ""
+    held = holdings(samples, reader, blur_reader)
+    if held.incomplete and not partial:
+        total = held.total
+        kinds = [f"{total.masks} masks"]
+        kinds += [f"{total.depth} depth labels"] if reader is not None else []
+        kinds += [f"{total.soft_blur} soft blur labels"] if blur_reader is not None else []
+        stale = f" ({total.stale} have labels of another photograph)" if total.stale else ""
         raise DataError(
-            f"{len(incomplete)} of {len(samples)} samples lack a mask or a label, the first is {incomplete[0]!r}: "
-            f"{total.masks} masks, {total.labels + total.stale} labels{stale}; "
+            f"{len(held.incomplete)} of {len(samples)} samples lack a mask or a label, the first is "
+            f"{held.incomplete[0]!r}: {', '.join(kinds)}{stale}; "
             "label with `softfocus label`, or train on what is there with --partial"
         )
-    used = [s for s in samples if s.mask is not None or s.id not in unlabelled]
+    empty = set(held.empty)
+    used = [sample for sample in samples if sample.id not in empty]
     if not used:
         raise DataError("nothing to train on: no sample of the training split has a mask or a label")
-    return used, covered
+    return used, held
 
 
 def with_masks(samples: Sequence[Sample], fraction: float, *, seed: int) -> list[Sample]:
@@ -109,12 +118,21 @@ class Photographs(Dataset[Batch]):
     def __getitem__(self, position: int) -> Batch:
         sample = self.samples[position]
         image = squash(read_image(sample.image_path, at_least=(self.size, self.size)), self.size)
+        confidence = confidence_map(self.reader, sample, self.size)
         return Batch(
             images=torch.from_numpy(image).permute(2, 0, 1)[None],
             masks=torch.from_numpy(self._mask(sample))[None, None],
-            depth=torch.from_numpy(self._depth(sample))[None, None],
+            depth=_plane(depth_map(self.reader, sample, self.size)),
             has_mask=torch.tensor([sample.mask is not None]),
+            soft_blur=None if self.blur_reader is None else _plane(soft_blur_map(self.blur_reader, sample, self.size)),
+            confidence=None if confidence is None else _plane(confidence),
         )
+
+    @property
+    def bytes_each(self) -> int:
+        """Of a prepared sample."""
+        has_confidence = self.reader is not None and bool(self.reader.description.provenance.confidence)
+        return self.size**2 * (6 + 2 * (self.blur_reader is not None) + 2 * has_confidence)
 
     @property
     def facts(self) -> list[object]:
@@ -130,19 +148,9 @@ class Photographs(Dataset[Batch]):
         mask = read_blur_mask(sample.mask_path, blur=sample.blur, size=(sample.height, sample.width))
         return squash(mask.astype(np.uint8) * 255, self.size, resample=Image.Resampling.BOX)
 
-    def _depth(self, sample: Sample) -> np.ndarray:
-        reader = self.reader
-        if reader is None or sample.id not in reader or reader.sha256_of(sample.id) != sample.sha256:
-            return np.full((self.size, self.size), np.nan, np.float16)
-        label = reader[sample.id]
-        known = np.isfinite(label)
-        low, high = (label[known].min(), label[known].max()) if known.any() else (0.0, 1.0)
-        scaled = np.where(known, (label - low) / max(high - low, 1e-12), 0.0).astype(np.float32)
-        resized = squash(scaled, self.size, resample=Image.Resampling.BILINEAR)
-        if not known.all():
-            share = squash(known.astype(np.float32), self.size, resample=Image.Resampling.BILINEAR)
-            resized = np.where(share > 0.999, resized, np.nan)
-        return resized.astype(np.float16)
+
+def _plane(values: np.ndarray) -> Tensor:
+    return torch.from_numpy(values)[None, None]
 
 
 def _file_facts(path: Path | None) -> tuple[str, int, int] | None:
@@ -222,7 +230,7 @@ class Batches:
         self.photographs, self.device, self.progress = photographs, device, progress
         self.workers = min(_cores(), 16) if workers < 0 else workers
         self._folder = Path(folder) if folder is not None else None
-        self._keep = len(photographs) * photographs.size**2 * 6 <= cache_gib * 2**30
+        self._keep = len(photographs) * photographs.bytes_each <= cache_gib * 2**30
         self._cache: Batch | None = None
 
     def __call__(self, steps: Iterable[Tensor]) -> Iterator[Batch]:

@@ -13,13 +13,13 @@ import torch
 from scipy.stats import spearmanr
 from torch import nn
 
-from pipeline.contract import LabelReader, Sample, SoftfocusError, read_blur_mask, read_image, read_manifest
+from pipeline.contract import Sample, SoftfocusError, read_blur_mask, read_image, read_manifest
 from trainer.augment import normalise
 from trainer.checkpoint import find_student, load_student
 from trainer.config import Config
 from trainer.data import squash
 from trainer.device import choose_device
-from trainer.labels import require_fresh
+from trainer.labels import open_labels, require_fresh
 from trainer.metrics import Evaluation
 from trainer.resizing import resize_bilinear
 
@@ -76,7 +76,7 @@ def evaluate(
     where = choose_device(device)
     student, config, _ = load_student(model, device=where)
     sizes = tuple(input_sizes) or sizes_in_use(config)
-    reader = LabelReader(labels) if labels is not None else None
+    reader = open_labels(labels) if labels is not None else None
     samples = [s for s in read_manifest(manifest, split=split) if s.mask is not None or (reader and s.id in reader)]
     if reader is not None:
         require_fresh(reader, samples)

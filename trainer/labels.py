@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from pipeline.contract import LabelReader, Sample, SoftfocusError
+from pipeline.contract import BLUR_PROBABILITY, INVERSE_DEPTH, LabelReader, Sample, SoftfocusError
 
 __all__ = ["LabelError", "open_labels", "require_fresh", "samples_digest"]
 
@@ -15,18 +15,26 @@ class LabelError(SoftfocusError):
     """A label store that does not fit the run; the message names both."""
 
 
-def open_labels(store: Path | str, *, teacher: str | None = None) -> LabelReader:
+# the option that takes a store of each quantity
+OPTIONS = {INVERSE_DEPTH: "--labels", BLUR_PROBABILITY: "--blur-labels"}
+
+
+def open_labels(store: Path | str, *, quantity: str = INVERSE_DEPTH, teacher: str | None = None) -> LabelReader:
     """A store's labels.
 
     Args:
+        quantity: what they must be.
         teacher: what they must be of: the teacher as the store calls it ("onnx:tcmonodepth"), its name, or the
             beginning (eight digits at least) of its weights' SHA-256 or of the store's fingerprint.
 
     Raises:
         StoreError: no label store, a damaged one, or one of another schema.
-        LabelError: labels of another teacher.
+        LabelError: labels of another quantity or teacher.
     """
     reader = LabelReader(store)
+    if reader.quantity != quantity:
+        fits = f"give it as {OPTIONS[reader.quantity]}" if reader.quantity in OPTIONS else "give another store"
+        raise LabelError(f"{store}: holds {reader.quantity}, and {OPTIONS[quantity]} takes {quantity}; {fits}")
     made = reader.description.provenance
     is_name = teacher in (None, made.name, f"{made.kind}:{made.name}")
     digests = (made.weights_sha256, reader.fingerprint)
@@ -53,15 +61,24 @@ def require_fresh(reader: LabelReader, samples: Iterable[Sample]) -> None:
         )
 
 
-def samples_digest(samples: Sequence[Sample], reader: LabelReader | None) -> str:
-    """SHA-256 (hexadecimal) of which samples a run learns from, in order, and what each has: mask, label.
+def samples_digest(samples: Sequence[Sample], *readers: LabelReader | None) -> str:
+    """SHA-256 (hexadecimal) of which samples a run learns from, in order, and what each has: mask, labels.
 
     A store that grew, or lost a shard, between two halves of a run would change what the second half sees.
     """
-    unlabelled = set(reader.missing(s.id for s in samples)) if reader else {s.id for s in samples}
-    stale = set(reader.stale({s.id: s.sha256 for s in samples})) if reader else set()
+    labelled = [_labelled(samples, reader) for reader in readers]
     digest = hashlib.sha256()
     for sample in samples:
-        has_label = sample.id not in unlabelled and sample.id not in stale
-        digest.update(f"{sample.sha256} {sample.mask is not None:d} {has_label:d} {sample.id}\n".encode())
+        has = " ".join(
+            f"{has_label:d}" for has_label in (sample.mask is not None, *(sample.id in ids for ids in labelled))
+        )
+        digest.update(f"{sample.sha256} {has} {sample.id}\n".encode())
     return digest.hexdigest()
+
+
+def _labelled(samples: Sequence[Sample], reader: LabelReader | None) -> set[str]:
+    """Ids with a label of the photograph that the sample names."""
+    if reader is None:
+        return set()
+    lacking = {*reader.missing(s.id for s in samples), *reader.stale({s.id: s.sha256 for s in samples})}
+    return {s.id for s in samples} - lacking

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import msgspec
 import timm
 import torch
 
-from pipeline.contract import LabelReader, SoftfocusError, new_file
+from pipeline.contract import LabelReader, SoftfocusError, new_file, sha256_file
 from trainer.checkpoint import STATE, load_state
 from trainer.config import Config, dump_config
+from trainer.coverage import Holdings
 
 __all__ = ["best_row", "open_run", "write_metrics", "write_record"]
 
@@ -62,20 +64,36 @@ def write_metrics(path: Path, history: list[dict[str, Any]]) -> None:
         writer.writerows(history)
 
 
+_TEACHERS = {"labels": "teacher", "blur_labels": "blur_teacher"}
+
+
 def write_record(
     run: Path,
     manifest: Path | str,
-    labels: Path | str | None,
-    reader: LabelReader | None,
-    identity: dict[str, Any],
+    stores: Mapping[str, tuple[Path | str | None, LabelReader | None]],
+    covered: Holdings,
     device: torch.device,
     summary: dict[str, Any],
 ) -> None:
+    """Write run.json.
+
+    Args:
+        run: run folder.
+        manifest: as it was given.
+        stores: `labels` and `blur_labels`: as given, and opened if the run learns from it.
+        covered: what the manifest's samples have.
+        device: of the run.
+        summary: what it came to.
+    """
     record = {
         "manifest": str(manifest),
-        "labels": str(labels) if labels is not None else None,
-        "teacher": msgspec.to_builtins(reader.description.provenance) if reader else None,
-        "manifest_sha256": identity["manifest_sha256"],
+        "manifest_sha256": sha256_file(manifest),
+        **{name: str(store) if store is not None else None for name, (store, _) in stores.items()},
+        **{
+            _TEACHERS[name]: msgspec.to_builtins(reader.description.provenance) if reader else None
+            for name, (_, reader) in stores.items()
+        },
+        "coverage": [msgspec.to_builtins(row) for row in (*covered.splits, covered.total)],
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
         "versions": {
             "torch": str(torch.__version__),

@@ -20,13 +20,15 @@ import msgspec
 import torch
 from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
 
-from pipeline.contract import Sample, SoftfocusError, coverage, read_manifest, sha256_file
+from pipeline.contract import BLUR_PROBABILITY, Sample, SoftfocusError, read_manifest, sha256_file
 from trainer.augment import Draws, draw
 from trainer.checkpoint import BEST, LAST, STATE, randomness, restore_randomness, save_state, save_student
 from trainer.config import Config
+from trainer.coverage import holdings
 from trainer.data import Batches, Order, Photographs, choose_samples, with_masks
 from trainer.initial import blank_student, initial_student
 from trainer.labels import open_labels, samples_digest
+from trainer.model import require_size
 from trainer.optimiser import Schedule, create_optimiser, freeze, keep_frozen
 from trainer.processes import Processes
 from trainer.report import draw_curves
@@ -60,6 +62,7 @@ class TrainSummary(msgspec.Struct, frozen=True):
     training_samples: int
     masks: int
     labels: int
+    soft_blur_labels: int
     validation_samples: int
     starts_from: str
     best: dict[str, float]
@@ -72,6 +75,7 @@ def train(
     out: Path | str,
     config: Config,
     labels: Path | str | None = None,
+    blur_labels: Path | str | None = None,
     device: str = "auto",
     say: Callable[[str], None] = lambda line: None,
     progress: Callable[[TrainProgress], None] = lambda progress: None,
@@ -82,7 +86,8 @@ def train(
         manifest: from `softfocus index`; its `train` split is learnt, its `val` split validates.
         out: run folder: config.yaml, run.json, metrics.csv, curves.png, best and last students, state.
         config: see `trainer.config`.
-        labels: a label store; without one the student learns from masks alone.
+        labels: a label store; without one the student learns no depth.
+        blur_labels: a store of another student's probabilities of blur, to learn from beside masks or in their place.
         device: `auto`, `cpu`, `cuda` or `cuda:N`; under torchrun each process takes the GPU of its number.
         say: takes lines worth reading (coverage, where the encoder's weights come from).
         progress: called after each decoded sample and each step.
@@ -95,28 +100,37 @@ def train(
     if not processes.is_first:
         say, progress = (lambda line: None), (lambda progress: None)
     if labels is None and config.depth_loss.weight:
-        say("no label store given (--labels): training on masks alone")
+        say("no label store given (--labels): training without depth")
         config = msgspec.structs.replace(config, depth_loss=msgspec.structs.replace(config.depth_loss, weight=0.0))
-    reader = None
+    if blur_labels is None:
+        off = msgspec.structs.replace(config.blur_distillation, weight=0.0)
+        config = msgspec.structs.replace(config, blur_distillation=off)
+    reader = blur_reader = None
     if labels is not None and config.depth_loss.weight:
         reader = open_labels(labels, teacher=config.data.teacher)
+    if blur_labels is not None and config.blur_distillation.weight:
+        blur_reader = open_labels(blur_labels, quantity=BLUR_PROBABILITY)
     samples = read_manifest(manifest)
-    used, covered = choose_samples(_learnt(samples, config), reader, partial=config.data.partial)
-    validation = [
-        s for s in samples if s.split == "val" not in config.data.splits and (s.mask or (reader and s.id in reader))
-    ]
-    say(str(coverage(samples, reader)))
+    learnt, others = _learnt(samples, config), [s for s in samples if s.split not in config.data.splits]
+    used, held = choose_samples(learnt, reader, partial=config.data.partial, blur_reader=blur_reader)
+    readers = [r for r in (reader, blur_reader) if r is not None]
+    validation = [s for s in others if s.split == "val" and (s.mask or any(s.id in r for r in readers))]
+    covered = holdings([*learnt, *others], reader, blur_reader)
+    say(str(covered))
     identity = {
         "config": msgspec.to_builtins(config),
         "manifest_sha256": sha256_file(manifest),
         "labels": reader.fingerprint if reader else None,
-        "samples": samples_digest([*used, *validation], reader),
+        "blur_labels": blur_reader.fingerprint if blur_reader else None,
+        "samples": samples_digest([*used, *validation], reader, blur_reader),
     }
-    sources = {"manifest_sha256": identity["manifest_sha256"], "labels": identity["labels"]}
+    sources = {name: identity[name] for name in ("manifest_sha256", "labels", "blur_labels")}
     state = open_run(run, config, identity, first=processes.is_first)
     torch.manual_seed(config.seed)
     student, origin = (blank_student(config), str(state["origin"])) if state else initial_student(config)
     say(f"the student starts from {origin}")
+    for size in (config.data.input_size, *config.data.test_sizes):
+        require_size(student, size)
     student = student.to(processes.device)
     if config.channels_last and processes.device.type == "cuda":
         student = student.to(memory_format=torch.channels_last)
@@ -127,7 +141,7 @@ def train(
     batch_size, accumulate = max(min(config.data.batch_size, len(used)), 1), config.optimiser.accumulate
     order = Order(used, batch_size=batch_size, seed=config.seed, masked_share=config.data.masked_share)
     batches = Batches(
-        Photographs(used, reader, size=config.data.prepared_size),
+        Photographs(used, reader, size=config.data.prepared_size, blur_reader=blur_reader),
         device=processes.device,
         cache_gib=config.data.cache_gib,
         folder=config.data.cache,
@@ -138,7 +152,7 @@ def train(
     total_steps = config.epochs * epoch_steps
     schedule = Schedule(optimiser, config, total_steps)
     stepper = Stepper(student, optimiser, ema, config, processes)
-    judge = Validation(validation if processes.is_first else [], reader, config, processes.device)
+    judge = Validation(validation if processes.is_first else [], reader, config, processes.device, blur_reader)
 
     step, history, sums = 0, [], {}
     if state:
@@ -227,8 +241,9 @@ def train(
         seconds=round(seconds, 1),
         images_per_second=round((step - resumed_at) * batch_size * accumulate / max(seconds, 1e-9), 1),
         training_samples=len(used),
-        masks=covered.total.masks,
-        labels=covered.total.labels,
+        masks=held.total.masks,
+        labels=held.total.depth,
+        soft_blur_labels=held.total.soft_blur,
         validation_samples=len(validation),
         starts_from=origin,
         best=best_row(history, judge.measure) if history else {},
@@ -236,7 +251,14 @@ def train(
     )
     if processes.is_first:
         draw_curves(history, run / "curves.png")
-        write_record(run, manifest, labels, reader, identity, processes.device, msgspec.to_builtins(summary))
+        write_record(
+            run,
+            manifest,
+            {"labels": (labels, reader), "blur_labels": (blur_labels, blur_reader)},
+            covered,
+            processes.device,
+            msgspec.to_builtins(summary),
+        )
     processes.leave()
     return summary
 

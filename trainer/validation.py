@@ -23,18 +23,25 @@ class Validation:
     """The validation split, prepared once, at the network's input size.
 
     Attributes:
-        measure: the figure that a best epoch is chosen by: blur where masks are learnt, else depth.
+        measure: the figure that a best epoch is chosen by: blur where masks are learnt, else blur or depth as labelled.
     """
 
     def __init__(
-        self, samples: Sequence[Sample], reader: LabelReader | None, config: Config, device: torch.device
+        self,
+        samples: Sequence[Sample],
+        reader: LabelReader | None,
+        config: Config,
+        device: torch.device,
+        blur_reader: LabelReader | None = None,
     ) -> None:
-        self.measure = "val_mae" if config.blur_loss.in_use and any(s.mask for s in samples) else "val_depth"
+        self.measure = "val_soft_blur" if blur_reader is not None else "val_depth"
+        if config.blur_loss.in_use and any(s.mask for s in samples):
+            self.measure = "val_mae"
         self.ids = [s.id for s in samples]
         self.batch_size = config.data.batch_size
         self.autocast = autocast(config.precision, device)
         self.batches = Batches(
-            Photographs(samples, reader, size=config.data.input_size),
+            Photographs(samples, reader, size=config.data.input_size, blur_reader=blur_reader),
             device=device,
             cache_gib=config.data.cache_gib,
             folder=config.data.cache,
@@ -42,12 +49,16 @@ class Validation:
         )
 
     def __call__(self, student: nn.Module) -> dict[str, float]:
-        """`val_mae`, `val_f`, `val_iou` (D-DFFNet's protocol) and `val_depth` (scale-and-shift-invariant L1)."""
+        """`val_mae`, `val_f`, `val_iou` (D-DFFNet's protocol), `val_depth` (scale-and-shift-invariant L1).
+
+        And `val_soft_blur`, the mean difference from the stored probabilities of blur: each where it is labelled.
+        """
         if not self.ids:
             return {}
         training = student.training
         student.eval()
         evaluation, depth_errors, ids = Evaluation(protocols=("dffnet",)), [], iter(self.ids)
+        soft_errors: list[float] = []
         for batch in self.batches.in_order(self.batch_size):
             with torch.inference_mode(), self.autocast():
                 output = student(normalise(batch.images.float() / 255))
@@ -60,6 +71,9 @@ class Validation:
                 label = depths[row : row + 1]
                 if bool(torch.isfinite(label).any()):
                     depth_errors.append(float(ssi_l1_loss(output.depth[0][row : row + 1].float(), label)))
+                if batch.soft_blur is not None:
+                    difference = (blur[row] - batch.soft_blur[row]).abs().nanmean()
+                    soft_errors += [float(difference)] if torch.isfinite(difference) else []
         student.train(training)
         figures = {}
         if self.measure == "val_mae":
@@ -67,4 +81,6 @@ class Validation:
             figures = {"val_mae": result["mae"], "val_f": result["f_at_half"], "val_iou": result["iou"]}
         if depth_errors:
             figures["val_depth"] = float(np.mean(depth_errors))
+        if soft_errors:
+            figures["val_soft_blur"] = float(np.mean(soft_errors))
         return figures
