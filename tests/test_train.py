@@ -292,3 +292,10 @@ def test_two_processes_are_one_with_a_larger_batch(small_set: Path, small_labels
     subprocess.run([*command, "--set", "optimiser.accumulate=2"], cwd=root, check=True)
     curves = [[float(row["loss"]) for row in metrics(Path(run))] for run in (two, one)]
     np.testing.assert_allclose(*curves, rtol=1e-4)
+
+
+def test_a_size_that_the_student_does_not_take_is_refused(small_set: Path, tmp_path: Path) -> None:
+    """Before anything is prepared, with sizes that would work."""
+    config = quick("data.input_size=40", "data.prepared_size=64")
+    with pytest.raises(SoftfocusError, match="input size 40: this student takes multiples of 32; choose 32 or 64"):
+        train(small_set, out=tmp_path / "run", config=config, device="cpu")
