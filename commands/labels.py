@@ -27,7 +27,12 @@ from commands.console import LEFT_OUT, PATH, device_option, json_option, list_le
     help="How maps become bytes; `softfocus bench codec` compares them. [default: delta-deflate]",
 )
 @click.option("--shard-size", type=click.IntRange(min=1), help="Maps a shard. [default: 256]")
-@click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True)
+@click.option("--batch-size", type=click.IntRange(min=1), help="[default: 64 on a GPU, 16 elsewhere]")
+@click.option(
+    "--compile/--no-compile",
+    default=None,
+    help="Spend minutes to make a GPU's teacher faster. [default: for jobs of 100,000 photographs or more]",
+)
 @click.option("--workers", type=int, default=-1, show_default=True, help="Threads that decode; -1: one a core.")
 @click.option("--retry-failed", is_flag=True, help="Label the photographs again that failed before.")
 @device_option
@@ -59,7 +64,8 @@ def label(manifest: Path, store: Path, as_json: bool, **options: Any) -> int:
         f"{store}: {summary.labelled} maps written, {summary.kept} there before, {len(summary.failed)} left out",
         f"  {summary.shards} shards, {summary.bytes / 1e6:.1f} MB, {summary.seconds:.1f} s, {summary.rate:.1f} maps/s",
     ]
-    show_result(summary, as_json, [*lines, f"  {stages}"] if stages else lines)
+    lines += [f"  {line}" for line in (stages, summary.note) if line]
+    show_result(summary, as_json, lines)
     return LEFT_OUT if summary.failed else 0
 
 

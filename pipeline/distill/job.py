@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.distill.columns import Columns, read_columns
 from pipeline.distill.meters import LabelProgress, LabelSummary, StreamFigures
-from pipeline.distill.stream import stream
+from pipeline.distill.stream import compiling_pays, stream
 from pipeline.distill.tasks import Survey
 from pipeline.errors import SoftfocusError
 from pipeline.files import FileTaken, clean_temporaries
@@ -44,7 +44,8 @@ def label(
     dtype: DType | None = None,
     codec: Codec | None = None,
     shard_size: int | None = None,
-    batch_size: int = 16,
+    batch_size: int | None = None,
+    compile: bool | None = None,
     workers: int = -1,
     retry_failed: bool = False,
     progress: Report | None = None,
@@ -63,7 +64,10 @@ def label(
             teacher to compare it with the store's; empty: a finished job does not compare at all.
         dtype, codec, shard_size: of a new store ("u16", "delta-deflate" and 256 by default); an existing one
             must agree.
-        batch_size: photographs that the teacher is given at once; halved when memory is short.
+        batch_size: photographs that the teacher is given at once, by default 64 on a GPU and 16 elsewhere;
+            halved when memory is short.
+        compile: whether a teacher on a GPU may spend minutes to be faster afterwards; by default where the job
+            is long enough for that to pay.
         workers: threads that decode and compress, -1 for one a core.
         retry_failed: label the photographs again that failed in earlier runs.
         progress: called from this thread after each batch.
@@ -74,7 +78,7 @@ def label(
         TeacherError: the teacher cannot be loaded or run.
         SoftfocusError: the photographs' folder is not there.
     """
-    if batch_size < 1:
+    if batch_size is not None and batch_size < 1:
         raise SoftfocusError(f"batches of {batch_size} photographs; choose 1 or more")
     begin = time.perf_counter()
     store = Path(store)
@@ -86,14 +90,16 @@ def label(
         survey = Survey(store, description, plan, columns, retry_failed=retry_failed)
         figures = None
         if survey.todo:
+            ready = teacher.get(description)
             figures = stream(
                 survey.tasks(),
                 survey.source,
                 store=store,
                 description=description,
-                teacher=teacher.get(description),
-                batch_size=batch_size,
+                teacher=ready,
                 threads=_threads(workers),
+                batch_size=batch_size,
+                compiled=compiling_pays(ready, survey.total) if compile is None else compile,
                 report=None if progress is None else lambda figures: progress(_progress(survey, figures)),
             )
         elif asked and asked != description.asked:
@@ -206,4 +212,5 @@ def _summary(
         batch_size=done.batch_size,
         stage_seconds=done.stage_seconds,
         teacher=f"{description.provenance.kind}:{description.provenance.name}",
+        note=done.note,
     )

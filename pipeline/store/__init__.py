@@ -8,7 +8,7 @@ Everything is written whole or not at all, so a killed run loses its open shard 
 nothing needs a lock: processes that do the same work at once make the same files.
 """
 
-from pipeline.store.codec import CODECS, Codec, Packed, pack
+from pipeline.store.codec import CODECS, Arranged, Codec, Packed, pack
 from pipeline.store.coverage import Coverage, SplitCoverage, coverage
 from pipeline.store.description import (
     StoreDescription,
@@ -32,6 +32,7 @@ __all__ = [
     "CODECS",
     "DTYPES",
     "SEAL_BYTES",
+    "Arranged",
     "Codec",
     "Coverage",
     "DType",
