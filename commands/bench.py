@@ -34,15 +34,13 @@ def codec(manifest: Path, teacher: str, card: str | None, count: int, repeats: i
       softfocus bench codec cuhk.jsonl --teacher onnx:tcmonodepth_small.onnx --card tcmonodepth
     """
     from benchmarks.codec import compare_codecs, predict_maps
-    from commands.labels import register_students
+    from commands.teacher import load_any_teacher
     from pipeline.manifest import read_manifest
-    from pipeline.teachers import load_teacher
 
-    register_students()
     samples = read_manifest(manifest)
     chosen = samples[:: max(1, len(samples) // count)][:count]
     say(f"{len(chosen)} photographs, teacher {teacher}")
-    rows = compare_codecs(predict_maps(chosen, load_teacher(teacher, card=card)), repeats=repeats)
+    rows = compare_codecs(predict_maps(chosen, load_any_teacher(teacher, card=card)), repeats=repeats)
     lines = [
         "| Format | KiB a map | of PNG-16 | largest error / range | mean error / range | write | read |",
         "|---|---|---|---|---|---|---|",

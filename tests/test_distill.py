@@ -707,7 +707,7 @@ def test_place_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None
     """A path through a file stands for every folder that cannot be made."""
     manifest = make_set(tmp_path, 2)
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match=r"file/labels/store\.json: cannot be written"):
+    with pytest.raises(StoreError, match=r"file/labels/README\.txt: cannot be written"):
         label(manifest, tmp_path / "file" / "labels", load_teacher=RampTeacher)
 
 

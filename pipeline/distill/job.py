@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from pipeline.distill.columns import Columns, read_columns
 from pipeline.distill.meters import LabelProgress, LabelSummary, StreamFigures
-from pipeline.distill.stream import compiling_pays, stream
-from pipeline.distill.tasks import Survey
+from pipeline.distill.tasks import Part, Survey
+from pipeline.distill.team import Outcome, Team, ThisProcess
+from pipeline.distill.worker import thread_share
 from pipeline.errors import SoftfocusError
 from pipeline.files import FileTaken, clean_temporaries
 from pipeline.store import (
@@ -40,6 +43,8 @@ def label(
     store: Path | str,
     *,
     load_teacher: Callable[[], Teacher],
+    team: Team | None = None,
+    part: Part = (1, 1),
     asked: str = "",
     dtype: DType | None = None,
     codec: Codec | None = None,
@@ -55,10 +60,15 @@ def label(
     The store is made if it is not there. What it has is kept: a run that was killed goes on after its last
     finished shard, new photographs get shards of their own, and where nothing is left to do the teacher is
     not loaded. Photographs that cannot be used are noted in their shard with the reason; the run goes on.
-    Several processes may work on one store at the same time; they may do work twice and harm nothing.
+    Several processes may work on one store at the same time; without `part` they may do work twice, which
+    harms nothing.
 
     Args:
         load_teacher: called at most once, if there is work or a teacher to compare.
+        team: who does the work in place of this process (`load_teacher` is then not called, `batch_size`,
+            `compile` and `workers` are the team's own); it is closed at the end. What comes out is the same.
+        part: (I, N): of every N shards only the I-th. N processes that are given the same manifest and
+            store and each its own I do all of it, nothing twice, and need not know of each other.
         asked: how the teacher was asked for, in any words that tell one teacher and its settings from
             another. Where they are those that the store was made with, a finished job does not load the
             teacher to compare it with the store's; empty: a finished job does not compare at all.
@@ -70,7 +80,7 @@ def label(
             is long enough for that to pay.
         workers: threads that decode and compress, -1 for one a core.
         retry_failed: label the photographs again that failed in earlier runs.
-        progress: called from this thread after each batch.
+        progress: called from this thread after each batch, for a team twice a second.
 
     Raises:
         ManifestError: the manifest cannot be read.
@@ -80,108 +90,85 @@ def label(
     """
     if batch_size is not None and batch_size < 1:
         raise SoftfocusError(f"batches of {batch_size} photographs; choose 1 or more")
+    if not 1 <= part[0] <= part[1]:
+        raise SoftfocusError(f"part {part[0]}/{part[1]} does not exist; parts of {part[1]} go from 1 to {part[1]}")
     begin = time.perf_counter()
     store = Path(store)
     columns = read_columns(manifest)
-    teacher = _LazyTeacher(store, load_teacher)
-    try:
-        description = _opened(store, teacher, dtype=dtype, codec=codec, shard_size=shard_size, asked=asked)
-        plan = _planned(store, description, columns, teacher)
-        survey = Survey(store, description, plan, columns, retry_failed=retry_failed)
-        figures = None
+    team = team or ThisProcess(load_teacher, batch_size=batch_size, compile=compile, threads=thread_share(workers))
+    outcome = None
+    with contextlib.closing(team):
+        description = _opened(store, team, dtype=dtype, codec=codec, shard_size=shard_size, asked=asked)
+        plan = _planned(store, description, columns, team)
+        survey = Survey(store, description, plan, columns, retry_failed=retry_failed, part=part)
         if survey.todo:
-            ready = teacher.get(description)
-            figures = stream(
-                survey.tasks(),
-                survey.source,
-                store=store,
-                description=description,
-                teacher=ready,
-                threads=_threads(workers),
-                batch_size=batch_size,
-                compiled=compiling_pays(ready, survey.total) if compile is None else compile,
-                report=None if progress is None else lambda figures: progress(_progress(survey, figures)),
-            )
+            outcome = team.work(survey, lambda figures: progress and progress(_progress(survey, figures, team.workers)))
         elif asked and asked != description.asked:
-            teacher.get(description)
-    finally:
-        teacher.close()
-    return _summary(survey, figures, description, time.perf_counter() - begin)
+            check_teacher(store, description, team.describe(_NO_SIZES)[0])
+    _clean(store)  # now of workers that died
+    return _summary(survey, outcome, description, team.workers, time.perf_counter() - begin)
 
 
-class _LazyTeacher:
-    """A teacher that is loaded when it is needed, and compared with the store it works for."""
-
-    def __init__(self, store: Path, load: Callable[[], Teacher]) -> None:
-        self._store, self._load = store, load
-        self._teacher: Teacher | None = None
-
-    def load(self) -> Teacher:
-        if self._teacher is None:
-            self._teacher = self._load()
-        return self._teacher
-
-    def get(self, description: StoreDescription) -> Teacher:
-        teacher = self.load()
-        check_teacher(self._store, description, teacher.provenance)
-        return teacher
-
-    def close(self) -> None:
-        if self._teacher is not None:
-            self._teacher.close()
+_NO_SIZES = np.zeros((0, 2), np.int32)
 
 
 def _opened(
-    store: Path,
-    teacher: _LazyTeacher,
-    *,
-    dtype: DType | None,
-    codec: Codec | None,
-    shard_size: int | None,
-    asked: str,
+    store: Path, team: Team, *, dtype: DType | None, codec: Codec | None, shard_size: int | None, asked: str
 ) -> StoreDescription:
     """The store's description; a store that is not there is made."""
     if has_description(store):
         description = read_description(store)
-        for folder in (store, store / "plan", store / "shards"):
-            clean_temporaries(folder)
     else:
         check_empty(store)
+        provenance = team.describe(_NO_SIZES)[0]
         description = create_store(
             store,
-            teacher.load().provenance,
+            provenance,
             dtype=dtype or "u16",
             codec=codec or "delta-deflate",
             shard_size=256 if shard_size is None else shard_size,
             asked=asked,
         )
-        check_teacher(store, description, teacher.load().provenance)
+        check_teacher(store, description, provenance)
     check_settings(store, description, dtype=dtype, codec=codec, shard_size=shard_size)
+    _clean(store)
     return description
 
 
-def _planned(store: Path, description: StoreDescription, columns: Columns, teacher: _LazyTeacher) -> Plan:
+def _clean(store: Path) -> None:
+    """Remove what killed processes left over."""
+    for folder in (store, store / "plan", store / "shards"):
+        clean_temporaries(folder)
+
+
+def _planned(store: Path, description: StoreDescription, columns: Columns, team: Team) -> Plan:
     """The plan, with a generation added for what it did not know."""
     while True:
         plan = read_plan(store, description)
         draft = next_generation(plan, columns.images, description.shard_size)
         if draft is None:
             return plan
-        input_size = teacher.get(description).input_size if draft.takes_work else None
+        generation = draft.finish(_size_rule(store, description, columns, team) if draft.takes_work else None)
         try:
-            write_generation(store, description, plan, draft.finish(input_size))
+            write_generation(store, description, plan, generation)
         except FileTaken:
             continue  # another process planned first: see what it left to plan
 
 
-def _threads(workers: int) -> int:
-    if workers > 0:
-        return workers
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+def _size_rule(
+    store: Path, description: StoreDescription, columns: Columns, team: Team
+) -> Callable[[int, int], tuple[int, int]]:
+    """The teacher's size rule: its answers for all sizes that there are, as it may be in another process."""
+    sizes = columns.images.sizes
+    packed = np.unique(sizes[:, 0].astype(np.int64) << 32 | sizes[:, 1])
+    pairs = np.stack([packed >> 32, packed & 0xFFFFFFFF], axis=1).astype(np.int32)
+    provenance, answers = team.describe(pairs)
+    check_teacher(store, description, provenance)
+    labels = dict(zip(map(tuple, pairs.tolist()), answers, strict=True))
+    return lambda height, width: labels[height, width]
 
 
-def _progress(survey: Survey, figures: StreamFigures) -> LabelProgress:
+def _progress(survey: Survey, figures: StreamFigures, workers: int) -> LabelProgress:
     return LabelProgress(
         done=figures.done,
         total=survey.total,
@@ -191,26 +178,31 @@ def _progress(survey: Survey, figures: StreamFigures) -> LabelProgress:
         seconds=figures.seconds,
         rate=figures.done / max(figures.seconds, 1e-9),
         stage_seconds=figures.stage_seconds,
+        workers=workers,
     )
 
 
 def _summary(
-    survey: Survey, figures: StreamFigures | None, description: StoreDescription, seconds: float
+    survey: Survey, outcome: Outcome | None, description: StoreDescription, workers: int, seconds: float
 ) -> LabelSummary:
     """The figures of the finished run, None where nothing was to do; `seconds` is its whole time."""
-    done = figures or StreamFigures()
-    failures = survey.failures | done.failures
+    outcome = outcome or Outcome(StreamFigures())
+    figures = outcome.figures
+    written = survey.written()
+    survey.note_lost(outcome.lost)
     return LabelSummary(
         samples=len(survey.rows),
-        labelled=done.labelled,
-        kept=survey.photographs - done.labelled - survey.count_wanted(failures),
-        failed=survey.failed_samples(failures),
-        shards=done.shards,
-        bytes=done.bytes,
+        labelled=written.labelled,
+        kept=survey.photographs - written.labelled - survey.count_wanted(survey.failures),
+        failed=survey.failed_samples(survey.failures),
+        shards=written.shards,
+        bytes=written.bytes,
         seconds=seconds,
-        rate=done.labelled / done.seconds if done.seconds else 0.0,
-        batch_size=done.batch_size,
-        stage_seconds=done.stage_seconds,
+        rate=written.labelled / figures.seconds if figures.seconds else 0.0,
+        batch_size=figures.batch_size,
+        stage_seconds=figures.stage_seconds,
+        workers=workers,
+        deaths=outcome.deaths,
         teacher=f"{description.provenance.kind}:{description.provenance.name}",
-        note=done.note,
+        note=figures.note,
     )

@@ -54,7 +54,8 @@ class LabelProgress(msgspec.Struct, frozen=True, kw_only=True):
         shards_done, shards: finished on disk, and to do.
         seconds: since the teacher began.
         rate: photographs a second.
-        stage_seconds: by STAGES.
+        stage_seconds: by STAGES, of all workers together.
+        workers: processes that share the work.
     """
 
     done: int
@@ -65,13 +66,14 @@ class LabelProgress(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     rate: float
     stage_seconds: dict[str, float]
+    workers: int = 1
 
     @property
     def note(self) -> str:
         """What a progress line says beside the numbers: failures, and who the teacher waits for, if anybody."""
         notes = [f"{self.failed} left out"] if self.failed else []
         for stage in ("waiting for images", "waiting for the writer"):
-            share = self.stage_seconds[stage] / max(self.seconds, 1e-9)
+            share = self.stage_seconds.get(stage, 0.0) / max(self.seconds * self.workers, 1e-9)
             if share > 0.1:
                 notes.append(f"{share:.0%} {stage}")
         return ", ".join(notes)
@@ -90,7 +92,9 @@ class LabelSummary(msgspec.Struct, frozen=True, kw_only=True):
         seconds: of the whole run, planning and loading included.
         rate: photographs labelled a second, from the first to the last; 0 if there were none.
         batch_size: the largest number of photographs that the teacher was given at once and had memory for.
-        stage_seconds: by STAGES, empty where there was nothing to do.
+        stage_seconds: by STAGES, of all workers together; empty where there was nothing to do.
+        workers: processes that shared the work.
+        deaths: of them, those that died and were replaced.
         teacher: kind and name of the teacher whose labels the store holds.
         note: what was slower than it could be, and why; empty if nothing was.
     """
@@ -105,6 +109,8 @@ class LabelSummary(msgspec.Struct, frozen=True, kw_only=True):
     rate: float
     batch_size: int
     stage_seconds: dict[str, float]
+    workers: int = 1
+    deaths: int = 0
     teacher: str
     note: str = ""
 

@@ -13,6 +13,7 @@ from types import TracebackType
 
 from pipeline.distill.meters import Meters
 from pipeline.distill.predictor import Result
+from pipeline.distill.presence import in_work
 from pipeline.distill.tasks import Task
 from pipeline.store import (
     SEAL_BYTES,
@@ -21,6 +22,7 @@ from pipeline.store import (
     StoreDescription,
     encode,
     pack,
+    pack_confidence,
     read_results,
     shard_path,
     write_shard,
@@ -126,21 +128,22 @@ class Output:
             pending.result()
 
     def _packed(self, results: list[Result | str]) -> list[Packed | str]:
-        """In a thread of the pool: maps to the bytes of their chunks."""
-        packed: list[Packed | str] = []
-        for result in results:
-            if isinstance(result, str):
-                packed.append(result)
-                continue
-            if not isinstance(result, Arranged):
-                with self._meters.measure("quantise"):
-                    encoded = encode(result, self._description.dtype)
-                if encoded.invalid_count == result.size:
-                    packed.append(NO_VALUE)
-                    continue
+        """In a thread of the pool: results to the bytes of their chunks."""
+        return [result if isinstance(result, str) else self._chunk(result) for result in results]
+
+    def _chunk(self, result: Result) -> Packed | str:
+        codec = self._description.codec
+        if isinstance(result, Arranged):
             with self._meters.measure("compress"):
-                packed.append(pack(result if isinstance(result, Arranged) else encoded, self._description.codec))
-        return packed
+                return pack(result, codec)
+        depth, confidence = result if result.ndim == 3 else (result, None)
+        with self._meters.measure("quantise"):
+            encoded = encode(depth, self._description.dtype)
+        if encoded.invalid_count == depth.size:
+            return NO_VALUE
+        with self._meters.measure("compress"):
+            packed = pack(encoded, codec)
+            return packed if confidence is None else packed._replace(confidence=pack_confidence(confidence))
 
     def _write(self, task: Task, results: _Results) -> None:
         """In a writing thread: one shard, from its first result to the renamed file."""
@@ -148,14 +151,15 @@ class Output:
         failures = dict(task.reasons)
         waited = [0.0]
         try:
-            seal = write_shard(
-                self._store,
-                self._description,
-                task.shard,
-                self._results(task, results, failures, waited),
-                provenance=self._teacher.provenance,
-                precision=str(getattr(self._teacher, "precision", "")),
-            )
+            with in_work(self._store, task.shard.number):
+                seal = write_shard(
+                    self._store,
+                    self._description,
+                    task.shard,
+                    self._results(task, results, failures, waited),
+                    provenance=self._teacher.provenance,
+                    precision=str(getattr(self._teacher, "precision", "")),
+                )
         except _Aborted:
             return
         self._meters.add("write", time.perf_counter() - begin - waited[0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +15,9 @@ from pipeline.distill.meters import Meters
 from pipeline.errors import SoftfocusError
 from pipeline.images import ImageError, read_image
 
-__all__ = ["decode", "prepare", "resize"]
+__all__ = ["prepare", "resize"]
 
 Size = tuple[int, int]
-_Image = TypeVar("_Image")
 
 
 def prepare(
@@ -27,15 +26,16 @@ def prepare(
     size: Size,
     *,
     root: Path,
-    decode: Callable[[bytes, str, Size], _Image],
-    meters: Meters,
-) -> _Image | str:
+    decode: Callable[[bytes, str, Size], Any] | None = None,
+    meters: Meters | None = None,
+) -> Any | str:
     """Read a photograph once, check that it is the one that was indexed, and decode it.
 
     Args:
         sha256: of the file's bytes, 32 bytes.
         size: (height, width) of the label.
-        decode: from the file's bytes, what messages call it, and `size`.
+        decode: from the file's bytes, what messages call it, and `size`; by default to uint8 (height, width, 3).
+        meters: where the time is noted.
 
     Returns:
         what `decode` gives, or the reason why this photograph cannot be used.
@@ -43,12 +43,13 @@ def prepare(
     Raises:
         SoftfocusError: the whole folder `root` is gone: no fault of one photograph.
     """
+    meters = meters or Meters()
     try:
         with meters.measure("read"):
             content = path.read_bytes()
             if hashlib.sha256(content).digest() != sha256:
                 return f"{path}: changed since it was indexed; index the folder again"
-        return decode(content, str(path), size)
+        return decode(content, str(path), size) if decode else _decoded(content, str(path), size, meters)
     except ImageError as error:
         return str(error)
     except OSError as error:
@@ -59,12 +60,7 @@ def prepare(
         return f"{path}: not enough memory to decode it; use fewer workers"
 
 
-def decode(content: bytes, name: str, size: Size, *, meters: Meters) -> npt.NDArray[np.uint8]:
-    """A photograph's file at (height, width), uint8 (height, width, 3).
-
-    Raises:
-        ImageError: it cannot be decoded.
-    """
+def _decoded(content: bytes, name: str, size: Size, meters: Meters) -> npt.NDArray[np.uint8]:
     with meters.measure("decode"):
         pixels = read_image(content, name=name, at_least=size)
     with meters.measure("resize"):

@@ -12,14 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.distill.meters import Meters
-from pipeline.distill.photographs import decode, prepare
+from pipeline.distill.photographs import prepare
 from pipeline.store import Arranged
 from pipeline.teachers.base import OutOfMemory, Teacher, TeacherError
 
 __all__ = ["Halving", "HostPredictor", "Predictor", "Result", "check_maps", "is_out_of_memory"]
 
 Result = npt.NDArray[np.float32] | Arranged
-"""What a teacher said of a photograph: a map (h, w), or that map's codes on their way into a shard."""
+"""What a teacher said of a photograph: a map (h, w), or (2, h, w) with its confidence, or a map's codes on their
+way into a shard."""
 
 Size = tuple[int, int]
 _Output = TypeVar("_Output")
@@ -64,16 +65,17 @@ class HostPredictor:
     def __init__(self, teacher: Teacher, meters: Meters) -> None:
         self._teacher, self._meters = teacher, meters
         self._halving = Halving(teacher)
-        self._decode = functools.partial(decode, meters=meters)
+        # A teacher with a method `prepare` of this form decides itself what it is given.
+        self._read = getattr(teacher, "prepare", None) or functools.partial(prepare, meters=meters)
 
     @property
     def largest(self) -> int:
         """Number of photographs of the largest call that succeeded."""
         return self._halving.largest
 
-    def prepare(self, path: Path, sha256: bytes, size: Size, *, root: Path) -> npt.NDArray[np.uint8] | str:
+    def prepare(self, path: Path, sha256: bytes, size: Size, *, root: Path) -> npt.NDArray[Any] | str:
         """A photograph at the label's size, uint8 (h, w, 3), or the reason why there is none."""
-        return prepare(path, sha256, size, root=root, decode=self._decode, meters=self._meters)
+        return self._read(path, sha256, size, root=root)
 
     def submit(self, images: list[npt.NDArray[np.uint8]], size: Size) -> list[npt.NDArray[np.float32]]:
         """Maps (B, h, w) of parts of the batch."""
@@ -87,7 +89,10 @@ class HostPredictor:
     def _maps(self, images: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
         stacked = np.stack(images)
         maps = self._teacher.predict(stacked)
-        check_maps(self._teacher, maps.shape, stacked.shape[:3])
+        count, *size = stacked.shape[:3]
+        check_maps(
+            self._teacher, maps.shape, (count, 2, *size) if self._teacher.provenance.confidence else (count, *size)
+        )
         return maps
 
 
@@ -145,7 +150,7 @@ class Halving:
 
 
 def check_maps(teacher: Teacher, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
-    """Refuse maps of another shape than (B, h, w) of the photographs.
+    """Refuse maps of another shape than the photographs ask for.
 
     Raises:
         TeacherError: naming both.

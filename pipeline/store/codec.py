@@ -35,6 +35,7 @@ __all__ = [
     "arrange",
     "chunk_filters",
     "codec_words",
+    "compress",
     "filters_words",
     "fletcher32",
     "is_delta",
@@ -55,12 +56,13 @@ _ZSTD_FILTER = 32015  # registered with The HDF Group; its chunk is one plain Zs
 
 
 class Packed(NamedTuple):
-    """An encoded map as the bytes of its HDF5 chunk."""
+    """An encoded map as the bytes of its HDF5 chunk, and those of its confidence in a store that has one."""
 
     chunk: bytes
     offset: float
     scale: float
     invalid_count: int
+    confidence: bytes = b""
 
 
 class Arranged(NamedTuple):
@@ -78,7 +80,7 @@ Buffer = bytes | npt.NDArray[np.uint8]
 def pack(encoded: Encoded | Arranged, codec: Codec) -> Packed:
     """An encoded map as one chunk."""
     data = encoded.data if isinstance(encoded, Arranged) else arrange(encoded.codes, codec)
-    return Packed(_squeezed(data, codec), encoded.offset, encoded.scale, encoded.invalid_count)
+    return Packed(compress(data, codec), encoded.offset, encoded.scale, encoded.invalid_count)
 
 
 def arrange(codes: npt.NDArray[Any], codec: Codec) -> bytes:
@@ -93,8 +95,8 @@ def arrange(codes: npt.NDArray[Any], codec: Codec) -> bytes:
     return planes.tobytes()
 
 
-def _squeezed(arranged: Buffer, codec: Codec) -> bytes:
-    """What `arrange` made, compressed, with Fletcher's checksum at the end."""
+def compress(arranged: Buffer, codec: Codec) -> bytes:
+    """What `arrange` made as a chunk: compressed, with Fletcher's checksum at the end."""
     squeezed: bytes
     if codec == "delta-zstd":
         squeezed = _zstandard().ZstdCompressor(level=ZSTD_LEVEL).compress(arranged)

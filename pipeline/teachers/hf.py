@@ -107,7 +107,8 @@ class HfTeacher:
 
         The network does the same sums in another order: maps differ by no more than the precision's noise.
         """
-        self._forward = torch.compile(self._opened(), dynamic=False)  # type: ignore[assignment]
+        if self._forward is self._network:
+            self._forward = torch.compile(self._opened(), dynamic=False)  # type: ignore[assignment]
 
     def close(self) -> None:
         """Free the model."""
