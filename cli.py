@@ -52,6 +52,7 @@ def main() -> None:
 for command in (
     data.index,
     labels.label,
+    labels.fuse,
     audit.status,
     audit.verify,
     data.synth,

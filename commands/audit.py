@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from commands.console import LEFT_OUT, PATH, json_option, progress_bar, say, show_result
-from commands.teacher import take_teacher, teacher_options
+from commands.teacher import take_teacher, teacher_options, with_confidence
 
 FINDINGS_SHOWN = 40
 
@@ -85,6 +85,7 @@ def verify(store: Path, as_json: bool, **options: Any) -> int:
     from pipeline.audit.verify import Sampling, verify
 
     load, _ = take_teacher(options)
+    load = load and with_confidence(load, store, None)[0]
     manifest, count, wants_repair = options["manifest"], options["sample"], options["repair"]
     if count and (load is None or manifest is None):
         raise click.UsageError("--sample needs --teacher and --manifest.")

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from commands.console import LEFT_OUT, PATH, json_option, list_left_out, progress_bar, show_result
-from commands.teacher import take_teacher, teacher_options
+from commands.teacher import take_teacher, teacher_options, with_confidence
 from commands.workers import TeamFactory, worker_options
 
 
@@ -21,6 +21,11 @@ from commands.workers import TeamFactory, worker_options
     "--codec",
     type=click.Choice(["delta-deflate", "deflate", "none", "delta-zstd"]),
     help="How maps become bytes; `softfocus bench codec` compares them. [default: delta-deflate]",
+)
+@click.option(
+    "--confidence",
+    type=click.Choice(["none", "flip"]),
+    help="flip: ask for the mirror image too, store the mean and how far the two agree. [default: none]",
 )
 @click.option("--shard-size", type=click.IntRange(min=1), help="Maps a shard. [default: 256]")
 @click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True)
@@ -38,6 +43,7 @@ def label(
       softfocus label cuhk.jsonl labels --teacher demo
       softfocus label cuhk.jsonl labels --teacher hf:depth-anything/Depth-Anything-V2-Small-hf
       softfocus label cuhk.jsonl labels --teacher onnx:midas.onnx --card midas.yaml
+      softfocus label cuhk.jsonl labels --teacher demo --confidence flip
 
     \b
     Many workers: every GPU of this machine; a dask cluster; the second of four jobs of a job array.
@@ -49,6 +55,7 @@ def label(
 
     load, asked = take_teacher(options)
     assert load is not None
+    load, said = with_confidence(load, store, options.pop("confidence"))
     with progress_bar("label", "maps") as show:
         summary = label(
             manifest,
@@ -57,7 +64,7 @@ def label(
             team=make_team(store, load, batch_size, workers),
             batch_size=batch_size,
             workers=workers,
-            asked=asked,
+            asked=asked + said,
             progress=lambda p: show(p.done, p.total, p.note),
             **options,
         )
@@ -68,4 +75,39 @@ def label(
         f"  {summary.shards} shards, {summary.bytes / 1e6:.1f} MB, {summary.seconds:.1f} s, {summary.rate:.1f} maps/s",
     ]
     show_result(summary, as_json, [*lines, f"  {stages}"] if stages else lines)
+    return LEFT_OUT if summary.failed else 0
+
+
+@click.command()
+@click.argument("out", type=PATH)
+@click.argument("stores", type=PATH, nargs=-1, required=True)
+@click.option("--manifest", required=True, type=PATH, help="Whose photographs to fuse the labels of.")
+@click.option("--dtype", type=click.Choice(["u16", "u8"]), help="Of the stored maps. [default: u16]")
+@click.option("--shard-size", type=click.IntRange(min=1), help="Maps a shard. [default: 256]")
+@click.option("--workers", type=int, default=-1, show_default=True, help="Threads; -1: one a core.")
+@click.option("--retry-failed", is_flag=True, help="Try those again that lacked a label in one of the stores.")
+@json_option
+def fuse(out: Path, stores: tuple[Path, ...], manifest: Path, as_json: bool, **options: Any) -> int:
+    """Fuse the labels of several stores into a new one: aligned to the first, their median, and how far they agree.
+
+    \b
+    Stopped at any moment, the same command goes on where it stopped. Example:
+      softfocus fuse both small large --manifest cuhk.jsonl
+    """
+    from pipeline.distill import label
+    from pipeline.distill.fuse import StoresTeacher
+
+    asked = " ".join(["fuse", *(str(store) for store in stores)])
+    with progress_bar("fuse", "maps") as show:
+        summary = label(
+            manifest,
+            out,
+            load_teacher=lambda: StoresTeacher(stores, manifest),
+            asked=asked,
+            progress=lambda p: show(p.done, p.total, p.note),
+            **options,
+        )
+    list_left_out(f"{sample}: {reason}" for sample, reason in summary.failed)
+    lines = [f"{out}: {summary.labelled} maps fused, {summary.kept} there before, {len(summary.failed)} left out"]
+    show_result(summary, as_json, lines)
     return LEFT_OUT if summary.failed else 0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -37,6 +39,22 @@ def take_teacher(options: dict[str, Any]) -> tuple[Callable[[], Any] | None, str
     how = {key: options.pop(key) for key in ("device", "card", "size", "precision")}
     asked = " ".join([str(spec), *(f"{key}={value}" for key, value in how.items() if value and key != "device")])
     return functools.partial(load_any_teacher, spec, **how) if spec else None, asked
+
+
+def with_confidence(load: Callable[..., Any], store: Path, wanted: str | None) -> tuple[Callable[..., Any], str]:
+    """The teacher as a store's labels are made: asked once, or for the mirror image too; and what was asked for.
+
+    An existing store decides where nothing is asked for.
+    """
+    from pipeline.store import StoreError, has_description, read_description
+    from pipeline.teachers.flip import load_flip
+
+    if wanted is None and has_description(store):
+        with contextlib.suppress(StoreError):  # whoever works with the store will say it
+            wanted = read_description(store).provenance.confidence.partition(":")[0]
+    if wanted == "flip":
+        return functools.partial(load_flip, load), " confidence=flip"
+    return load, ""
 
 
 def load_any_teacher(spec: str, **how: Any) -> Any:

@@ -704,7 +704,7 @@ def test_flipped_bit_of_a_label_is_found_when_it_is_read(tmp_path: Path) -> None
     flip_bit(path, path.read_bytes().rindex(pack(encode(value_map(1), "u16"), "delta-deflate").chunk) + 9)
     reader = LabelReader(store)
     assert (reader["set/0"] == value_map(0)).all()
-    with pytest.raises(DamagedShard, match=r"000000\.h5: row 1 \('set/1'\).*remove the file and run `softfocus label`"):
+    with pytest.raises(DamagedShard, match=r"000000\.h5: row 1 \('set/1'\).*`softfocus verify STORE --repair`"):
         reader["set/1"]
     with pytest.raises(DamagedShard, match="wrong checksum in row 1"):
         list(read_results(path, [0, 1]))

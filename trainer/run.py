@@ -18,10 +18,15 @@ from trainer.config import Config, dump_config
 __all__ = ["best_row", "open_run", "write_metrics", "write_record"]
 
 
-def open_run(run: Path, config: Config, identity: dict[str, Any]) -> dict[str, Any] | None:
-    """The state to go on from, or None in a new folder; refuses a folder of another run."""
+def open_run(run: Path, config: Config, identity: dict[str, Any], *, first: bool = True) -> dict[str, Any] | None:
+    """The state to go on from, or None in a new folder; refuses a folder of another run.
+
+    Of several processes only the `first` writes.
+    """
     state_file = run / STATE
     if not state_file.exists():
+        if not first:
+            return None
         if run.exists() and any(run.iterdir()) and not (run / "config.yaml").exists():
             raise SoftfocusError(f"{run}: is not empty and not a run folder; choose another folder with -o")
         with new_file(run / "config.yaml") as temporary:

@@ -19,6 +19,7 @@ from pipeline.store import (
     StoreDescription,
     StoreError,
     check_seal,
+    confidence_size,
     decode,
     read_results,
     unpack,
@@ -69,7 +70,7 @@ def inspect_shard(
         if expected is None or description is None:
             return Inspection(number=number, findings=[], bytes=size)
         findings = _Findings(name)
-        good = _check_rows(path, expected, findings)
+        good = _check_rows(path, description, expected, findings)
         _check_maps(path, good, description, expected, limits, findings)
     except StoreError as error:
         return Inspection(number=number, findings=[as_finding(error, path, name)])
@@ -105,15 +106,19 @@ class _Findings:
         return [Finding(kind=k, file=self._name, what=w, samples=s) for (k, w), s in self._samples.items()]
 
 
-def _check_rows(path: Path, expected: PlanShard, findings: _Findings) -> dict[int, str]:
+def _check_rows(path: Path, description: StoreDescription, expected: PlanShard, findings: _Findings) -> dict[int, str]:
     """Shapes, ids and photographs against the plan; returns row -> id of the rows that have a label."""
     with h5py.File(path, "r", locking=False) as file:
         ids = [name.decode() for name in file["id"][()].tolist()]
         reasons = [reason.decode() for reason in file["failed"][()].tolist()]
         photographs, shape = file["sha256"][()], file["labels"].shape
+        confidence = file["confidence"].shape if "confidence" in file else None
         lengths = {len(file[name]) for name in ("id", "failed", "sha256", "offset", "scale", "invalid_count")}
     if shape != (len(expected), expected.height, expected.width) or lengths != {len(expected)}:
         raise ValueError(f"labels of shape {shape} where the plan has {len(expected)} rows")
+    small = (len(expected), *confidence_size(expected.height, expected.width))
+    if confidence != (small if description.provenance.confidence else None):
+        raise ValueError(f"confidence of shape {confidence}, expected {small}")
     good = {}
     for row, (sample, reason) in enumerate(zip(ids, reasons, strict=True)):
         if sample != expected.ids[row] or (photographs[row] != expected.sha256[row]).any():

@@ -55,6 +55,7 @@ def stream(
     begin = time.perf_counter()
     meters = Meters()
     predictor = Predictor(teacher)
+    read = getattr(teacher, "prepare", None)
     ahead = 2 * max(batch_size, threads)
     done = failed = 0
 
@@ -74,7 +75,7 @@ def stream(
     with (
         ThreadPoolExecutor(threads, thread_name_prefix="softfocus") as pool,
         Output(store, description, teacher, pool, meters, room=ahead) as output,
-        contextlib.closing(feed(tasks, source, pool, meters, batch_size=batch_size, ahead=ahead)) as batches,
+        contextlib.closing(feed(tasks, source, pool, meters, batch_size=batch_size, ahead=ahead, read=read)) as batches,
     ):
         for batch in batches:
             failed += _label(batch, predictor, output, meters)

@@ -9,6 +9,7 @@ nothing needs a lock: processes that do the same work at once make the same file
 """
 
 from pipeline.store.codec import CODECS, Codec, Packed, pack, unpack
+from pipeline.store.confidence import confidence_size, pack_confidence
 from pipeline.store.coverage import Coverage, SplitCoverage, count_splits, coverage, split_table
 from pipeline.store.description import (
     StoreDescription,
@@ -19,6 +20,7 @@ from pipeline.store.description import (
     has_description,
     read_description,
     render,
+    tool_version,
 )
 from pipeline.store.encoding import DTYPES, DType, Encoded, decode, encode
 from pipeline.store.errors import DamagedShard, MissingLabel, StoreError
@@ -69,6 +71,7 @@ __all__ = [
     "check_seal",
     "check_settings",
     "check_teacher",
+    "confidence_size",
     "count_splits",
     "coverage",
     "create_store",
@@ -79,6 +82,7 @@ __all__ = [
     "labelled_rows",
     "next_generation",
     "pack",
+    "pack_confidence",
     "place_generation",
     "read_description",
     "read_plan",
@@ -92,6 +96,7 @@ __all__ = [
     "shard_files",
     "shard_path",
     "split_table",
+    "tool_version",
     "unpack",
     "write_generation",
     "write_shard",

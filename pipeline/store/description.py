@@ -14,6 +14,7 @@ from pipeline.errors import SoftfocusError
 from pipeline.files import FileTaken, clean_temporaries, new_file
 from pipeline.provenance import QUANTITY, Provenance
 from pipeline.store.codec import Codec, codec_words, filters_words, require_codec
+from pipeline.store.confidence import CONFIDENCE_WORDS
 from pipeline.store.encoding import DTYPES, DType, words
 from pipeline.store.errors import DamagedShard, StoreError
 from pipeline.store.recipe import README, README_FILE, RECIPE, readme_text
@@ -50,6 +51,7 @@ class StoreDescription(msgspec.Struct, frozen=True, kw_only=True):
         codec: how codes became bytes, by name.
         filters: the HDF5 filters of the maps, in words.
         layout: where in the folder things are.
+        confidence: what the confidence of a map is and how it is stored, if there is one.
         shard_size: largest number of maps in a shard.
         provenance: the teacher.
         asked: how the teacher was asked for when the store was made (the command line's words), or empty.
@@ -74,9 +76,11 @@ class StoreDescription(msgspec.Struct, frozen=True, kw_only=True):
     filters: str
     layout: str = (
         "plan/NNNN.h5: which image (sha256) is in which row, and which sample ids point to it; "
-        "shards/NNNNNN.h5: labels[row, y, x], offset, scale, invalid_count, id, sha256, failed; "
+        "shards/NNNNNN.h5: labels[row, y, x], offset, scale, invalid_count, id, sha256, failed, and confidence in "
+        "a store that has it; "
         "the 512 bytes before the HDF5 part of these files are a line of JSON with their sha256"
     )
+    confidence: str
     shard_size: int
     provenance: Provenance
     asked: str = ""
@@ -120,6 +124,7 @@ def create_store(
         encoding=f"{codec_words(codec, DTYPES[dtype])}; {words(dtype)}",
         codec=codec,
         filters=filters_words(codec),
+        confidence=f"{CONFIDENCE_WORDS}; {provenance.confidence}" if provenance.confidence else "none is stored",
         shard_size=shard_size,
         provenance=provenance,
         asked=asked,

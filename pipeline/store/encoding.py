@@ -15,7 +15,7 @@ import numpy.typing as npt
 __all__ = ["DTYPES", "DType", "Encoded", "decode", "encode", "words"]
 
 DType = Literal["u16", "u8"]
-DTYPES: dict[str, np.dtype[Any]] = {"u16": np.dtype("<u2"), "u8": np.dtype("u1")}
+DTYPES: dict[DType, np.dtype[Any]] = {"u16": np.dtype("<u2"), "u8": np.dtype("u1")}
 
 
 class Encoded(NamedTuple):

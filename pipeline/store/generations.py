@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.store.description import SCHEMA, StoreDescription, is_whole, render
-from pipeline.store.errors import DamagedShard, StoreError
+from pipeline.store.errors import MEND_PLAN, DamagedShard, StoreError
 from pipeline.store.plan import Generation, Images, InputSize, Plan, next_generation
 from pipeline.store.seal import Seal, add_array, check_seal, memory_file, read_seal, write_sealed
 from pipeline.store.shard import seal_at_home, shard_files
@@ -28,7 +28,6 @@ __all__ = [
 ]
 
 PLAN_FOLDER = "plan"
-_MEND = "restore it from a copy, or make the labels anew in another folder"
 
 
 def read_plan(store: Path, description: StoreDescription) -> Plan:
@@ -42,7 +41,7 @@ def read_plan(store: Path, description: StoreDescription) -> Plan:
     generations: list[Generation] = []
     for number, path in enumerate(_files(folder)):
         if path.name != _name(number):
-            raise StoreError(f"{folder / _name(number)}: missing, and {path.name} builds on it; {_MEND}")
+            raise StoreError(f"{folder / _name(number)}: missing, and {path.name} builds on it; {MEND_PLAN}")
         generations.append(_read(path, number, description, generations))
     return Plan(generations)
 
@@ -164,7 +163,7 @@ def _name(number: int) -> str:
 def _read(path: Path, number: int, description: StoreDescription, earlier: list[Generation]) -> Generation:
     seal = read_seal(path, kind="plan")
     if seal.store != description.fingerprint or seal.number != number:
-        raise StoreError(f"{path}: the plan of another label store or another generation; {_MEND}")
+        raise StoreError(f"{path}: the plan of another label store or another generation; {MEND_PLAN}")
     try:
         with h5py.File(path, "r", locking=False) as file:
             generation = Generation(
@@ -175,7 +174,7 @@ def _read(path: Path, number: int, description: StoreDescription, earlier: list[
                 rows=file["row"][()],
             )
     except (OSError, KeyError, RuntimeError, ValueError) as error:
-        raise DamagedShard(f"{path}: damaged ({error}); {_MEND}") from error
+        raise DamagedShard(f"{path}: damaged ({error}); {MEND_PLAN}") from error
     if generation.first_row != sum(len(each.sha256) for each in earlier):
-        raise StoreError(f"{path}: does not continue the generations before it; {_MEND}")
+        raise StoreError(f"{path}: does not continue the generations before it; {MEND_PLAN}")
     return generation

@@ -52,7 +52,7 @@ scale and shift of each map are unknown) that a depth network, the teacher, has 
 store.json      what the numbers mean, how they are stored, and which teacher made them
 plan/NNNN.h5    id -> row, and which rows are in which shard (shards: number, height, width, start, count)
 shards/*.h5     labels[row, y, x] with offset, scale and invalid_count for each row; id and sha256 of the
-                photograph; failed: why a row has no label
+                photograph; failed: why a row has no label; in some stores confidence, see store.json
 
 A map covers the whole photograph, turned upright by its EXIF orientation and squeezed to the map's size:
 the value at (y, x) of an h x w map belongs to the point ((y + 0.5) / h, (x + 0.5) / w) of the photograph.

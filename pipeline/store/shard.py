@@ -19,9 +19,10 @@ import numpy.typing as npt
 
 from pipeline.provenance import Provenance
 from pipeline.store.codec import Packed, chunk_filters, fletcher32, pack
+from pipeline.store.confidence import CONFIDENCE_DTYPE, confidence_size
 from pipeline.store.description import SCHEMA, StoreDescription, tool_version
 from pipeline.store.encoding import DTYPES, encode
-from pipeline.store.errors import DamagedShard, StoreError
+from pipeline.store.errors import MEND_SHARD, DamagedShard, StoreError
 from pipeline.store.plan import Plan, PlanShard
 from pipeline.store.recipe import readme_text
 from pipeline.store.seal import Seal, add_array, memory_file, read_seal, write_sealed
@@ -32,6 +33,7 @@ __all__ = [
     "Result",
     "finished_shards",
     "labelled_rows",
+    "read_confidence",
     "read_reasons",
     "read_results",
     "seal_at_home",
@@ -99,6 +101,7 @@ def _fill(
     count, size = len(shard), (shard.height, shard.width)
     dtype, filters = DTYPES[description.dtype], chunk_filters(description.codec)
     labels = file.create_dataset("labels", (count, *size), dtype, chunks=(1, *size), **filters)
+    confidence = _create_confidence(file, count, size) if description.provenance.confidence else None
     offset, scale = np.zeros(count), np.zeros(count)
     invalid_count = np.zeros(count, np.uint32)
     reasons: list[str | None] = [None] * count
@@ -110,6 +113,8 @@ def _fill(
         else:
             packed, reasons[position] = result, ""
         labels.id.write_direct_chunk((position, 0, 0), packed.chunk)
+        if confidence is not None and packed is not nothing:
+            confidence.id.write_direct_chunk((position, 0, 0), packed.confidence)
         offset[position], scale[position] = packed.offset, packed.scale
         invalid_count[position] = packed.invalid_count
     if None in reasons:
@@ -124,6 +129,13 @@ def _fill(
     return told
 
 
+def _create_confidence(file: h5py.File, count: int, size: tuple[int, int]) -> h5py.Dataset:
+    """Zero wherever nothing is written."""
+    small = confidence_size(*size)
+    filters = chunk_filters("deflate")
+    return file.create_dataset("confidence", (count, *small), CONFIDENCE_DTYPE, chunks=(1, *small), **filters)
+
+
 def _cut(text: str, size: int) -> bytes:
     """UTF-8 of at most `size` bytes, cut between characters; line breaks and NUL become spaces."""
     plain = " ".join(text.replace("\0", " ").split())
@@ -133,7 +145,7 @@ def _cut(text: str, size: int) -> bytes:
 def _describe(file: h5py.File, description: StoreDescription, provenance: Provenance, precision: str) -> None:
     """Attributes that tell a reader without the rest of the store what the numbers mean."""
     file.attrs["schema"] = SCHEMA
-    for name in ("quantity", "direction", "encoding", "geometry", "codec", "filters"):
+    for name in ("quantity", "direction", "encoding", "geometry", "codec", "filters", "confidence"):
         file.attrs[name] = getattr(description, name)
     file.attrs["provenance"] = msgspec.json.encode(provenance).decode()
     file.attrs["precision"] = precision
@@ -231,12 +243,17 @@ def read_results(path: Path, positions: Iterable[int]) -> Iterator[tuple[int, Pa
                 if fletcher32(chunk[:-4]) != int.from_bytes(chunk[-4:], "little"):
                     raise OSError(f"wrong checksum in row {position}")
                 numbers = float(offset[position]), float(scale[position]), int(invalid[position])
-                yield position, Packed(chunk, *numbers)
+                confidence = read_confidence(file, position)
+                yield position, Packed(chunk, *numbers, confidence)
     except _READ_ERRORS as error:
         raise _damaged(path, error) from error
 
 
+def read_confidence(file: h5py.File, position: int) -> bytes:
+    """The confidence of a row as it is stored, empty in a store without."""
+    chunk: bytes = file["confidence"].id.read_direct_chunk((position, 0, 0))[1] if "confidence" in file else b""
+    return chunk
+
+
 def _damaged(path: Path, error: BaseException) -> DamagedShard:
-    return DamagedShard(
-        f"{path}: damaged ({error}); remove it and run `softfocus label` again, which makes just this shard anew"
-    )
+    return DamagedShard(f"{path}: damaged ({error}); {MEND_SHARD}")
