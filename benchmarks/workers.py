@@ -103,7 +103,7 @@ def _row(workers: int, turns: dict[int, list[LabelSummary]]) -> WorkersRow:
 
 def _shares(summary: LabelSummary) -> tuple[float, float]:
     seconds = summary.workers * summary.labelled / summary.rate
-    waiting = sum(seconds for stage, seconds in summary.stage_seconds.items() if stage.startswith("waiting"))
+    waiting = sum(summary.stage_seconds[f"waiting for {what}"] for what in ("images", "the writer"))
     return summary.stage_seconds["teacher"] / seconds, waiting / seconds
 
 

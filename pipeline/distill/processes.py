@@ -63,6 +63,7 @@ class Processes:
         """Have all of the survey's shards labelled."""
         self._begin()
         for post in self._posts:
+            post.photographs = survey.total // self.workers
             post.start()
         return _Shift(self._posts, survey, report).run()
 
@@ -90,12 +91,13 @@ class _Post:
         finished: photographs of what it was given before.
         resting: it waits for an answer, and all that it was given is on disk.
         alone: it has a shard that must be alone.
+        photographs: about so many fall to this place.
         futile: processes in a row that died here before they asked for a shard.
     """
 
     def __init__(self, order: Order) -> None:
         self._order = order
-        self.futile = 0
+        self.futile = self.photographs = 0
         self._hire()
 
     def _hire(self) -> None:
@@ -139,7 +141,7 @@ class _Post:
 
     def start(self) -> None:
         """Let the process ask for shards."""
-        self.future = self._call(serve, self._order)
+        self.future = self._call(serve, replace(self._order, photographs=self.photographs))
 
     def bury(self) -> BrokenProcessPool:
         """After the process's end of the pipe was closed: its death. An error that it raised comes out."""
