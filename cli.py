@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from commands import bench, data, labels, training
+from commands import bench, data, labels, runs, training
 from commands.console import PATH
 from pipeline.errors import SoftfocusError
 
@@ -49,7 +49,17 @@ def main() -> None:
     """
 
 
-for command in (data.index, labels.label, data.synth, training.train, training.evaluate, training.predict, bench.bench):
+for command in (
+    data.index,
+    labels.label,
+    data.synth,
+    training.train,
+    training.evaluate,
+    training.predict,
+    runs.runs,
+    runs.sweep,
+    bench.bench,
+):
     main.add_command(command)
 
 
