@@ -10,13 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from pipeline.contract import new_file
 
 __all__ = ["as_picture", "data_uri", "draw_curves", "draw_groups", "write_page", "write_sheet"]
 
 BLUE, ORANGE, GREY = "#3b6ea8", "#d97a2b", "#888888"
+COLOURS = dict.fromkeys(("blur", "val_mae", "val_f"), BLUE) | dict.fromkeys(("loss", "lr"), GREY)
+COLOURS |= dict.fromkeys(("depth", "val_depth", "val_iou"), ORANGE)
+OTHERS = ("#5b9a5b", "#8a5fa8", "#b04a4a", "#3aa0a0", "#a08a3a")  # further terms of the loss
+NO_LOSS = ("epoch", "step", "lr", "seconds", "images_per_second")
 
 
 def draw_curves(history: Sequence[Mapping[str, Any]], path: Path | str) -> None:
@@ -35,6 +39,7 @@ def draw_curves(history: Sequence[Mapping[str, Any]], path: Path | str) -> None:
     panels = {title: keys for title, keys in panels.items() if keys}
     with _figure(len(panels), path) as axes:
         for axis, (title, keys) in zip(axes, panels.items(), strict=True):
+            axis.set_prop_cycle(color=OTHERS)
             for key, word in keys.items():
                 _draw_line(axis, history, key, word)
             axis.set_title(title, fontsize=10)
@@ -42,7 +47,7 @@ def draw_curves(history: Sequence[Mapping[str, Any]], path: Path | str) -> None:
                 axis.legend(frameon=False, fontsize=8)
             if title in ("validation MAE", "validation depth loss"):
                 _mark_lowest(axis, history, next(iter(keys)))
-            if title != "validation F and IoU":
+            if title in ("training loss", "learning rate"):
                 axis.set_ylim(bottom=0)
 
 
@@ -61,9 +66,6 @@ def draw_groups(groups: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], pat
                 _draw_band(axis, runs, measure, f"{name} ({len(runs)})")
             axis.set_title(measures[measure], fontsize=10)
             axis.legend(frameon=False, fontsize=8)
-
-
-NO_LOSS = ("epoch", "step", "lr", "seconds", "images_per_second")
 
 
 @contextlib.contextmanager
@@ -95,10 +97,7 @@ def _figure(panels: int, path: Path | str, *, width: float = 4.2) -> Iterator[li
 
 def _draw_line(axis: Any, history: Sequence[Mapping[str, Any]], key: str, label: str) -> None:
     x, y = _points(history, key)
-    colour = {"loss": GREY, "lr": GREY, "depth": ORANGE, "val_depth": ORANGE, "val_iou": ORANGE}.get(key)
-    if key in ("blur", "val_mae", "val_f"):
-        colour = BLUE
-    axis.plot(x, y, color=colour, label=label, marker="." if len(x) < 60 else None)
+    axis.plot(x, y, color=COLOURS.get(key), label=label, marker="." if len(x) < 60 else None)
 
 
 def _mark_lowest(axis: Any, history: Sequence[Mapping[str, Any]], key: str) -> None:
@@ -148,18 +147,42 @@ def data_uri(picture: Image.Image, *, quality: int = 88) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def write_sheet(path: Path | str, rows: Sequence[Sequence[Image.Image]], *, width: int = 240, gap: int = 6) -> None:
-    """Rows of pictures as one JPEG; each row has the aspect ratio of its first picture."""
+def write_sheet(
+    path: Path | str,
+    rows: Sequence[Sequence[Image.Image]],
+    *,
+    headings: Sequence[str] = (),
+    captions: Sequence[str] = (),
+    width: int = 240,
+    gap: int = 6,
+) -> None:
+    """Rows of pictures as one JPEG or PNG, by the suffix of `path`.
+
+    Args:
+        path: the file.
+        rows: each row has the aspect ratio of its first picture.
+        headings: a word above each column.
+        captions: a line below each row.
+        width: of a picture, pixels.
+        gap: between pictures, pixels.
+    """
+    line = 18
     heights = [round(width * row[0].height / row[0].width) for row in rows]
-    size = (max(map(len, rows)) * (width + gap) - gap, sum(heights) + gap * (len(rows) - 1))
+    above, below = (line if headings else 0), (line if captions else 0)
+    size = (max(map(len, rows)) * (width + gap) - gap, above + sum(heights) + len(rows) * (gap + below) - gap)
     sheet = Image.new("RGB", size, "white")
-    top = 0
-    for row, height in zip(rows, heights, strict=True):
+    pen = ImageDraw.Draw(sheet)
+    for column, word in enumerate(headings):
+        pen.text((column * (width + gap) + 1, 2), word, fill="black")
+    top = above
+    for number, (row, height) in enumerate(zip(rows, heights, strict=True)):
         for column, tile in enumerate(row):
             sheet.paste(tile.resize((width, height), Image.Resampling.LANCZOS), (column * (width + gap), top))
-        top += height + gap
+        top += height + below + gap
+        if captions:
+            pen.text((1, top - gap - below + 2), captions[number], fill="black")
     with new_file(path) as temporary:
-        sheet.save(temporary, format="JPEG", quality=90)
+        sheet.save(temporary, format="PNG" if Path(path).suffix == ".png" else "JPEG", quality=90)
 
 
 def write_page(path: Path | str, **content: Any) -> None:
