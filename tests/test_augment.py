@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import torch
 
-from trainer.augment import augment, normalise, targets
+from trainer.augment import Inputs, augment, draw, normalise, targets
+from trainer.batch import Batch
 from trainer.config import Augmentation
-from trainer.data import Batch
 from trainer.model import IMAGENET_MEAN, IMAGENET_STD
 
 STILL = Augmentation(min_area=1.0, aspect=0.0, flip=0.0, brightness=0.0, contrast=0.0, saturation=0.0, grey=0.0)
@@ -24,6 +25,12 @@ def ramp_batch(count: int = 6, size: int = 32) -> Batch:
     )
 
 
+def changed(batch: Batch, *, size: int, config: Augmentation, seed: int = 0) -> Inputs:
+    """A batch as a step would see it."""
+    draws = draw(len(batch.images), size=size, config=config, seed=seed, device=torch.device("cpu"))
+    return augment(batch, draws, size=size)
+
+
 def grey(images: torch.Tensor) -> torch.Tensor:
     """Undo the normalisation."""
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
@@ -34,7 +41,7 @@ def test_image_mask_and_depth_move_together() -> None:
     """After random crops and flips the three still show the same ramp."""
     config = Augmentation(brightness=0.0, contrast=0.0, saturation=0.0, grey=0.0)
     batch = ramp_batch()
-    images, mask, depth = augment(batch, size=24, config=config, generator=torch.Generator().manual_seed(1))
+    images, mask, depth, *_ = changed(batch, size=24, config=config, seed=1)
     assert images.shape == (6, 3, 24, 24)
     torch.testing.assert_close(grey(images), mask, atol=0.01, rtol=0)
     torch.testing.assert_close(depth, mask, atol=0.01, rtol=0)
@@ -45,17 +52,15 @@ def test_image_mask_and_depth_move_together() -> None:
 def test_without_any_change_a_sample_comes_back() -> None:
     """Ranges of zero are the identity."""
     batch = ramp_batch()
-    images, mask, depth = augment(batch, size=32, config=STILL, generator=torch.Generator())
+    images, mask, depth, *_ = changed(batch, size=32, config=STILL)
     torch.testing.assert_close(images, normalise(batch.images.float() / 255), atol=1e-4, rtol=0)
     torch.testing.assert_close((mask, depth), targets(batch), atol=1e-4, rtol=0)
 
 
 def test_a_seed_means_the_same_again() -> None:
     """What a step sees is a function of its generator alone."""
-    runs = [
-        augment(ramp_batch(), size=16, config=Augmentation(), generator=torch.Generator().manual_seed(5)) for _ in "ab"
-    ]
-    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+    runs = [changed(ramp_batch(), size=16, config=Augmentation(noise=0.1, cutmix=0.5), seed=5)[:3] for _ in "ab"]
+    assert all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(*runs, strict=True))
 
 
 def test_unknown_masks_and_depth_stay_unknown() -> None:
@@ -64,7 +69,7 @@ def test_unknown_masks_and_depth_stay_unknown() -> None:
     depth = batch.depth.clone()
     depth[:, :, :, :8] = torch.nan
     batch = batch._replace(has_mask=torch.tensor([True, False] * 3), depth=depth)
-    _, mask, depth = augment(batch, size=32, config=STILL, generator=torch.Generator())
+    _, mask, depth, *_ = changed(batch, size=32, config=STILL)
     assert torch.isfinite(mask[0]).all()
     assert torch.isnan(mask[1]).all()
     assert torch.isnan(depth[..., :8]).all()
@@ -74,8 +79,32 @@ def test_unknown_masks_and_depth_stay_unknown() -> None:
 def test_colour_changes_keep_the_range_and_the_targets() -> None:
     """Strong colour changes stay within what a photograph can hold, and only the image changes."""
     config = Augmentation(min_area=1.0, aspect=0.0, flip=0.0, brightness=0.9, contrast=0.9, saturation=0.9, grey=0.5)
-    images, mask, _ = augment(ramp_batch(), size=32, config=config, generator=torch.Generator().manual_seed(0))
+    images, mask, *_ = changed(ramp_batch(), size=32, config=config)
     assert grey(images).min() >= -1e-4
     assert grey(images).max() <= 1 + 1e-4
     assert (grey(images) - mask).abs().max() > 0.05
     torch.testing.assert_close(mask, targets(ramp_batch())[0], atol=1e-4, rtol=0)
+
+
+def test_a_pasted_rectangle_brings_its_mask_and_hides_depth() -> None:
+    """With every sample pasted into, mask and image still agree everywhere, and depth is unknown in the rectangle."""
+    batch = ramp_batch()
+    batch = batch._replace(
+        images=torch.cat([batch.images[:3], 255 - batch.images[3:]]),
+        masks=torch.cat([batch.masks[:3], 255 - batch.masks[3:]]),
+    )
+    config = msgspec.structs.replace(STILL, cutmix=1.0)
+    images, mask, depth, *_ = changed(batch, size=32, config=config)
+    torch.testing.assert_close(grey(images), mask, atol=0.01, rtol=0)
+    hidden = torch.isnan(depth).float().mean((1, 2, 3))
+    assert ((hidden > 0.03) & (hidden < 0.5)).all()
+
+
+def test_noise_is_of_the_strength_asked_for() -> None:
+    """Its deviation lies between nothing and `noise`, and the targets stay."""
+    config = msgspec.structs.replace(STILL, noise=0.1)
+    flat = ramp_batch()._replace(images=torch.full((6, 3, 32, 32), 128, dtype=torch.uint8))
+    images, mask, *_ = changed(flat, size=32, config=config)
+    deviation = (images * torch.tensor(IMAGENET_STD).view(1, 3, 1, 1)).std((1, 2, 3))
+    assert deviation.max() < 0.13  # channels differ by the means that were taken off
+    torch.testing.assert_close(mask, targets(flat)[0], atol=1e-4, rtol=0)

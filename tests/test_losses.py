@@ -8,7 +8,10 @@ import pytest
 import torch
 
 from trainer.config import BlurLoss, DepthLoss
-from trainer.losses import blur_loss, depth_loss, gradient_loss, joint_loss, normalise_depth, soft_iou_loss, ssi_l1_loss
+from trainer.losses import blur_loss, depth_loss, joint_loss, normalise_depth, ssi_l1_loss
+from trainer.losses.blur import soft_iou
+from trainer.losses.depth import gradient_terms
+from trainer.losses.terms import average
 from trainer.outputs import StudentOutput
 
 NAN = math.nan
@@ -33,8 +36,8 @@ def test_l1_of_an_undecided_student_is_a_half() -> None:
 
 def test_soft_iou_by_hand() -> None:
     """p = (.5, .5), t = (0, 1): product .5, union .5 + 1 + .5 - .5 = 1.5, loss 1 - 1.5 / 2.5."""
-    known = torch.ones(1, 1, 1, 2, dtype=torch.bool)
-    assert soft_iou_loss(maps([0.5, 0.5]), maps([0.0, 1.0]), known).item() == pytest.approx(0.4)
+    term = soft_iou(1.0, maps([0.5, 0.5]), maps([0.0, 1.0]), torch.ones(1, 1, 1, 2))
+    assert average([term]).item() == pytest.approx(0.4)
 
 
 def test_a_good_blur_map_costs_less_than_a_bad_one() -> None:
@@ -64,7 +67,7 @@ def test_normalised_depth_by_hand() -> None:
     """(0, 1, 2, 5): mean 2, mean deviation (2 + 1 + 0 + 3) / 4 = 1.5."""
     depth = maps([0.0, 1.0, 2.0, 5.0])
     expected = [-2 / 1.5, -1 / 1.5, 0, 2]
-    assert normalise_depth(depth, torch.isfinite(depth)).flatten().tolist() == pytest.approx(expected)
+    assert normalise_depth(depth, torch.ones_like(depth)).flatten().tolist() == pytest.approx(expected)
 
 
 def test_depth_loss_ignores_scale_and_shift_but_not_direction() -> None:
@@ -85,7 +88,7 @@ def test_depth_loss_looks_at_known_pixels_only() -> None:
 def test_gradient_term_by_hand() -> None:
     """R = (0, 1; 0, 1): |dx| mean 1, |dy| mean 0 at the first scale; the second has one pixel."""
     difference = maps([0.0, 1.0], [0.0, 1.0])
-    assert gradient_loss(difference, torch.ones_like(difference, dtype=torch.bool)).item() == pytest.approx(1)
+    assert average(gradient_terms(1.0, difference, torch.ones_like(difference))).item() == pytest.approx(1)
 
 
 def test_joint_loss_weighs_sides_and_tasks() -> None:
@@ -106,3 +109,37 @@ def test_joint_loss_weighs_sides_and_tasks() -> None:
     assert terms["loss"].item() == pytest.approx((terms["blur"] + 2 * terms["depth"]).item())
     off = joint_loss(output, mask, depth, blur=BlurLoss(), distillation=DepthLoss(weight=0))
     assert "depth" not in off
+
+
+def student_output(size: int, strides: tuple[int, ...], *, count: int = 3, seed: int = 0) -> StudentOutput:
+    """Random outputs that take gradients: fused, then a side output for each stride."""
+    generator = torch.Generator().manual_seed(seed)
+    sizes = [size, *(size // stride for stride in strides)]
+    blur, depth = ([torch.randn(count, 1, s, s, generator=generator).requires_grad_() for s in sizes] for _ in range(2))
+    return StudentOutput(blur, depth)
+
+
+def partly_known(size: int, *, count: int = 3, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """A mask and a depth label, the first sample without a mask, the second without depth, holes in the third's."""
+    generator = torch.Generator().manual_seed(seed)
+    mask = (torch.rand(count, 1, size, size, generator=generator) > 0.5).float()
+    depth = torch.rand(count, 1, size, size, generator=generator)
+    mask[0], depth[1], depth[2, :, : size // 2, ::3] = NAN, NAN, NAN
+    return mask, depth
+
+
+@pytest.mark.slow
+def test_the_joint_loss_compiles_into_one_graph() -> None:
+    """No graph break, no recompilation for other values of the same shapes, the same loss and gradients."""
+    compiled = torch.compile(joint_loss, fullgraph=True)
+    for seed in (0, 1):
+        output, (mask, depth) = student_output(32, (16, 8, 4), seed=seed), partly_known(32, seed=seed)
+        weight = torch.tensor(0.1 + seed)
+        results = []
+        for loss in (joint_loss, compiled):
+            terms = loss(output, mask, depth, blur=BlurLoss(), distillation=DepthLoss(), distillation_weight=weight)
+            gradients = torch.autograd.grad(terms["loss"], output.blur + output.depth)
+            results.append([*terms.values(), *gradients])
+        for eager, fast in zip(*results, strict=True):
+            torch.testing.assert_close(fast, eager)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1

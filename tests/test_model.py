@@ -40,7 +40,7 @@ def test_wrong_input_size_names_the_size_that_would_work() -> None:
     [
         ({"name": "heavy"}, "lite, paper-resnext101, paper-vgg16"),
         ({"encoder": "no_such_net"}, "no_such_net"),
-        ({"encoder": "vit_tiny_patch16_224"}, "vit_tiny_patch16_224"),
+        ({"encoder": "pvt_v2_b0"}, "pvt_v2_b0"),
         ({"encoder_weights": "absent.safetensors"}, "absent.safetensors: no such file"),
         ({"name": "paper-vgg16", "encoder_weights": "absent.pth"}, "absent.pth: no such file"),
     ],

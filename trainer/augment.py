@@ -1,48 +1,118 @@
-"""Random changes to whole batches on the device; image, mask and depth move together."""
+"""Random changes to whole batches on the device; image, mask and labels move together.
+
+What is random is drawn first (on the CPU, so that a seed means the same on every device); what is done with
+it is a pure function of tensors, so that a step can be compiled or recorded as a CUDA graph.
+"""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trainer.batch import Batch
 from trainer.config import Augmentation
-from trainer.data import Batch
 from trainer.model import IMAGENET_MEAN, IMAGENET_STD
 
-__all__ = ["augment", "normalise", "targets"]
+__all__ = ["Draws", "Inputs", "augment", "draw", "normalise", "targets"]
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
-def augment(
-    batch: Batch, *, size: int, config: Augmentation, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """A random crop, flip and colour change of each sample.
+class Draws(NamedTuple):
+    """What is random about a batch of B samples, float32.
+
+    Attributes:
+        theta: (B, 2, 3) affine matrices, output to input coordinates in [-1, 1].
+        colour: (B, 4) factors of brightness, contrast and saturation, and the deviation of the noise.
+        noise: (B, 3, size, size) of deviation 1; empty where none is asked for.
+        partner: (B,) int64, the sample that a pasted rectangle comes from.
+        box: (B, 4) top, bottom, left and right of the rectangle in [0, 1]; empty where nothing is pasted.
+    """
+
+    theta: Tensor
+    colour: Tensor
+    noise: Tensor
+    partner: Tensor
+    box: Tensor
+
+    def to(self, device: torch.device) -> Draws:
+        return Draws(*(t.to(device, non_blocking=True) for t in self))
+
+
+class Inputs(NamedTuple):
+    """An augmented batch, all (B, ., size, size) float32; NaN = unknown, None where the batch has none.
+
+    `images` are ImageNet-normalised; `mask`, `soft_blur` and `confidence` lie in [0, 1].
+    """
+
+    images: Tensor
+    mask: Tensor
+    depth: Tensor
+    soft_blur: Tensor | None
+    confidence: Tensor | None
+
+
+def draw(count: int, *, size: int, config: Augmentation, seed: int, device: torch.device) -> Draws:
+    """The random part for `count` samples, on `device`; all but the noise is the same on every device.
+
+    Args:
+        count: B.
+        size: side of the result, for the noise.
+        config: ranges.
+        seed: what is drawn is a function of it.
+        device: where it goes.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    spread = torch.tensor([config.brightness, config.contrast, config.saturation])
+    colour = 1 + spread * (2 * torch.rand(count, 3, generator=generator) - 1)
+    grey = _uniform(count, 0, 1, generator) < config.grey
+    colour[:, 2] = torch.where(grey, 0.0, colour[:, 2])
+    deviation = config.noise * torch.rand(count, 1, generator=generator)
+    theta = _crops(count, config, generator)
+    partner, box = _boxes(count, config, generator)
+    noise = torch.zeros(0, device=device)
+    if config.noise:  # millions of numbers: drawn where they are needed
+        there = torch.Generator(device).manual_seed(seed)
+        noise = torch.randn(count, 3, size, size, generator=there, device=device)
+    return Draws(theta, torch.cat([colour, deviation], 1), noise, partner, box).to(device)
+
+
+def augment(batch: Batch, draws: Draws, *, size: int) -> Inputs:
+    """Crop, flip, paste and recolour each sample as drawn.
 
     Zooming into a crop widens a blur disk by the same factor as the objects around it. What counts as in
     focus is a human judgement of the scene as a whole, so the mask is kept, and `min_area` bounds the zoom.
+    A pasted rectangle brings its own mask; depth is relative to a scene, so it is unknown there.
 
     Args:
-        batch: (B, ., S, S).
+        batch: (B, ., S, S), on the device of `draws`.
+        draws: from `draw`.
         size: side of the result.
-        config: ranges.
-        generator: on the CPU, so that a seed means the same on every device.
-
-    Returns:
-        Images (B, 3, size, size) ImageNet-normalised; mask and depth (B, 1, size, size), NaN = unknown.
     """
-    images, mask, depth = batch.images.float() / 255, *targets(batch)
-    known = torch.stack([torch.isfinite(mask), torch.isfinite(depth)], 1).squeeze(2).float()
-    planes = torch.cat([images, mask.nan_to_num(0.0), depth.nan_to_num(0.0), known], 1)
-    theta = _crops(len(images), config, generator).to(images.device)
-    grid = F.affine_grid(theta, [len(images), 1, size, size], align_corners=False)
-    planes = F.grid_sample(planes, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    images, mask, depth = planes[:, :3], planes[:, 3:4], planes[:, 4:5]
-    known = planes[:, 5:] > 0.999  # a pixel next to an unknown one is unknown
-    mask = torch.where(known[:, :1], mask, torch.nan)
-    depth = torch.where(known[:, 1:], depth, torch.nan)
-    return normalise(_recolour(images, config, generator)), mask, depth
+    mask, depth = targets(batch)
+    planes = [batch.images.float() / 255]
+    known = []
+    for target in (mask, depth, batch.soft_blur, batch.confidence):
+        if target is not None:
+            known.append(torch.isfinite(target).float())
+            planes.append(target.float().nan_to_num(0.0))
+    stacked = torch.cat([*planes, *known], 1)
+    grid = F.affine_grid(draws.theta, [len(mask), 1, size, size], align_corners=False)
+    stacked = F.grid_sample(stacked, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    pasted = _inside(draws.box, size)
+    stacked = torch.where(pasted, stacked[draws.partner], stacked)
+    count = len(known)
+    # a pixel next to an unknown one is unknown
+    values = torch.where(stacked[:, 3 + count :] > 0.999, stacked[:, 3 : 3 + count], torch.nan)
+    images = normalise(_recolour(stacked[:, :3], draws))
+    mask, depth, *others = torch.split(values, 1, dim=1)
+    depth = torch.where(pasted, torch.nan, depth)
+    soft_blur = others.pop(0) if batch.soft_blur is not None else None
+    confidence = others.pop(0) if batch.confidence is not None else None
+    return Inputs(images, mask, depth, soft_blur, confidence)
 
 
 def targets(batch: Batch) -> tuple[Tensor, Tensor]:
@@ -53,12 +123,16 @@ def targets(batch: Batch) -> tuple[Tensor, Tensor]:
 
 def normalise(images: Tensor) -> Tensor:
     """RGB in [0, 1] to ImageNet's mean 0 and deviation 1."""
-    mean, std = (images.new_tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return (images - mean) / std
+    # a channel at a time: nothing has to be copied to the device, which a CUDA graph could not record
+    channels = [
+        (images[:, i : i + 1] - mean) / std
+        for i, (mean, std) in enumerate(zip(IMAGENET_MEAN, IMAGENET_STD, strict=True))
+    ]
+    return torch.cat(channels, 1)
 
 
 def _crops(count: int, config: Augmentation, generator: torch.Generator) -> Tensor:
-    """Affine matrices (B, 2, 3), output to input coordinates in [-1, 1], each a crop inside the frame."""
+    """Affine matrices (B, 2, 3), each a crop inside the frame."""
     area = _uniform(count, config.min_area, 1.0, generator)
     aspect = _uniform(count, -config.aspect, config.aspect, generator).exp()
     width, height = (area * aspect).sqrt().clamp_max(1), (area / aspect).sqrt().clamp_max(1)
@@ -69,17 +143,34 @@ def _crops(count: int, config: Augmentation, generator: torch.Generator) -> Tens
     return torch.stack([width * mirror, zero, x, zero, height, y], 1).view(count, 2, 3)
 
 
-def _recolour(images: Tensor, config: Augmentation, generator: torch.Generator) -> Tensor:
-    count = len(images)
-    brightness, contrast, saturation = (
-        _uniform(count, 1 - spread, 1 + spread, generator).view(-1, 1, 1, 1).to(images.device)
-        for spread in (config.brightness, config.contrast, config.saturation)
-    )
-    grey = (_uniform(count, 0, 1, generator) < config.grey).view(-1, 1, 1, 1).to(images.device)
+def _boxes(count: int, config: Augmentation, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Partners (B,) and rectangles (B, 4) of a fifth to two thirds of each side."""
+    partner = torch.randperm(count, generator=generator)
+    extent = 0.2 + 0.47 * torch.rand(count, 2, generator=generator)
+    low = (1 - extent) * torch.rand(count, 2, generator=generator)
+    used = (_uniform(count, 0, 1, generator) < config.cutmix).float()[:, None]
+    low, high = low * used, (low + extent) * used
+    return partner, torch.stack([low[:, 0], high[:, 0], low[:, 1], high[:, 1]], 1)
+
+
+def _inside(box: Tensor, size: int) -> Tensor:
+    """(B, 1, size, size) bool: the pixels of each rectangle."""
+    position = (torch.arange(size, device=box.device) + 0.5) / size
+    top, bottom, left, right = (edge[:, None] for edge in box.unbind(1))
+    rows, columns = (position >= top) & (position < bottom), (position >= left) & (position < right)
+    return (rows[:, :, None] & columns[:, None, :])[:, None]
+
+
+def _recolour(images: Tensor, draws: Draws) -> Tensor:
+    brightness, contrast, saturation, deviation = (c.view(-1, 1, 1, 1) for c in draws.colour.unbind(1))
     images = images * brightness
-    images = (images - images.mean((1, 2, 3), keepdim=True)) * contrast + images.mean((1, 2, 3), keepdim=True)
-    luma = (images * images.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
-    return torch.lerp(luma, images, torch.where(grey, 0.0, saturation)).clamp(0, 1)
+    mean = images.mean((1, 2, 3), keepdim=True)
+    images = (images - mean) * contrast + mean
+    luma = sum(weight * images[:, i : i + 1] for i, weight in enumerate(LUMA))
+    images = torch.lerp(luma.expand_as(images), images, saturation)  # type: ignore[union-attr]
+    if draws.noise.numel():
+        images = images + deviation * draws.noise
+    return images.clamp(0, 1)
 
 
 def _uniform(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:

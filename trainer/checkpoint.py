@@ -21,7 +21,7 @@ from trainer.config import Config
 from trainer.model import create_student
 
 __all__ = ["BEST", "LAST", "STATE", "CheckpointError", "find_student", "load_state", "load_student"]
-__all__ += ["save_state", "save_student"]
+__all__ += ["randomness", "restore_randomness", "save_state", "save_student"]
 
 BEST, LAST, STATE = "best.safetensors", "last.safetensors", "state.pt"
 FORMAT = "softfocus-student-1"
@@ -94,7 +94,8 @@ def load_student(model: Path | str, *, device: torch.device | str = "cpu") -> tu
         raise CheckpointError(f"{path}: holds {found}, not {FORMAT}; give a student that `softfocus train` wrote")
     try:
         config = msgspec.json.decode(metadata["config"], type=Config)
-        student = create_student(config.student.name, encoder=config.student.encoder, channels=config.student.channels)
+        build = {key: getattr(config.student, key) for key in ("encoder", "channels", "context")}
+        student = create_student(config.student.name, **build)
         student.load_state_dict(tensors)
     except (msgspec.ValidationError, KeyError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
@@ -107,6 +108,21 @@ def save_state(path: Path | str, state: dict[str, Any]) -> None:
     """Write a training state, atomically; it loads with `weights_only=True`."""
     with new_file(path) as temporary:
         torch.save(state, temporary)
+
+
+def randomness() -> dict[str, torch.Tensor]:
+    """The state of torch's random numbers, which networks with dropout use."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def restore_randomness(states: Mapping[str, torch.Tensor]) -> None:
+    """Go on with the random numbers of `randomness`."""
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
 
 
 def load_state(path: Path | str) -> dict[str, Any]:

@@ -35,6 +35,9 @@ class Student(Section):
     encoder: str = "tf_efficientnet_lite0"  # any timm model with `features_only` (lite only)
     encoder_weights: str = "auto"  # auto, hub, shipped, none, or a file in timm's names
     channels: int = 64  # decoder width (lite only)
+    context: str = "none"  # at the coarsest scale of lite: none, srfb (depth-wise) or attention
+    start: str | None = None  # a run folder or .safetensors file whose student this run starts from, all of it
+    freeze: int = 0  # blocks of the encoder that stay as they are, counted from the input; -1: all
 
 
 class Data(Section):
@@ -46,6 +49,12 @@ class Data(Section):
     cache_gib: float = 8.0  # prepared samples are kept in memory up to this; beyond it they are decoded anew
     workers: int = -1  # processes that decode; -1: one a core, 16 at most
     partial: bool = False  # train also on samples that lack a mask or a label
+    splits: tuple[str, ...] = ("train",)  # what is learnt; ("train", "val") leaves nothing to validate by
+    cache: str | None = None  # folder of prepared samples, mapped into memory, shared by runs
+    steps: int | None = None  # steps an epoch; by default one pass over the samples
+    mask_fraction: float = 1.0  # share of the training masks that is used (the rest counts as lacking)
+    mask_seed: int = 0  # which masks; a larger fraction of the same seed holds the smaller one
+    masked_share: float | None = None  # share of each batch that has masks; by default as they come
 
 
 class Augmentation(Section):
@@ -58,6 +67,8 @@ class Augmentation(Section):
     contrast: float = 0.3
     saturation: float = 0.4
     grey: float = 0.1  # probability of a grey photograph
+    noise: float = 0.0  # largest deviation of Gaussian noise, pixels in [0, 1]; uniform below it
+    cutmix: float = 0.0  # probability that a rectangle comes from another sample, mask and labels with it
 
 
 class BlurLoss(Section):
@@ -79,14 +90,17 @@ class DepthLoss(Section):
 
 
 class Optimiser(Section):
-    """Names are timm's; `encoder_lr` is the encoder's share of the learning rate."""
+    """Names of optimiser and schedule are timm's; `encoder_lr` is the encoder's share of the learning rate."""
 
     name: str = "adamw"
     lr: float = 1e-3
     encoder_lr: float = 0.5
+    layer_decay: float = 1.0  # factor of the rate from each block of the encoder to the one before
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.99)
-    warmup: float = 0.05  # share of the run in which the rate rises; then a cosine to zero
+    schedule: str = "cosine"
+    warmup: float = 0.05  # share of the run in which the rate rises
+    accumulate: int = 1  # batches a step: gradients are averaged over them
     clip: float = 1.0  # largest norm of the gradient
     ema: float = 0.998  # decay of the averaged weights that are validated and shipped
 
@@ -105,6 +119,9 @@ class Config(Section):
     seed: int = 0
     precision: str = "auto"  # auto: bfloat16 where the device has it, else float32; or bfloat16, float32
     channels_last: bool = True
+    compile: bool = False  # torch.compile: a minute at the start, then faster steps
+    cuda_graph: bool = True  # on one GPU a step is recorded once and replayed
+    keep_every: int = 0  # also keep epoch-NNNN.safetensors every so many epochs
 
     def __post_init__(self) -> None:
         for key, value in (
@@ -112,6 +129,7 @@ class Config(Section):
             ("validate_every", self.validate_every),
             ("data.batch_size", self.data.batch_size),
             ("data.input_size", self.data.input_size),
+            ("optimiser.accumulate", self.optimiser.accumulate),
         ):
             if value < 1:
                 raise ValueError(f"{key} is {value}; it must be at least 1")
@@ -122,6 +140,15 @@ class Config(Section):
             )
         if not 0 < self.augmentation.min_area <= 1:
             raise ValueError(f"augmentation.min_area is {self.augmentation.min_area}; it must lie in (0, 1]")
+        if not 0 < self.data.mask_fraction <= 1:
+            raise ValueError(f"data.mask_fraction is {self.data.mask_fraction}; it must lie in (0, 1]")
+        if self.data.masked_share is not None and not 0 < self.data.masked_share <= 1:
+            raise ValueError(f"data.masked_share is {self.data.masked_share}; it must lie in (0, 1]")
+        unknown = set(self.data.splits) - {"train", "val"}
+        if unknown or not self.data.splits:
+            raise ValueError(f"data.splits is {list(self.data.splits)}; name train, val or both")
+        if self.student.context not in ("none", "srfb", "attention"):
+            raise ValueError(f"student.context is {self.student.context!r}; choose none, srfb or attention")
         if self.precision not in ("auto", "bfloat16", "float32"):
             raise ValueError(f"precision is {self.precision!r}; choose auto, bfloat16 or float32")
 

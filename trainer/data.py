@@ -1,17 +1,21 @@
 """Training samples: photographs, blur masks and stored labels, brought to one size and into batches.
 
-A sample is decoded once, squashed to a square a little larger than the network's input, and kept: as
-bytes where they fit into memory (on the device if that has room), else decoded anew by worker processes.
-The random part, `trainer.augment`, works on whole batches on the device. So the loop never waits for
-Python, and what a step sees depends on nothing but the seed and the step's number.
+A sample is decoded once, squashed to a square a little larger than the network's input, and kept: on the
+device or in memory where it fits, or in a file that is mapped into memory and shared by runs
+(`trainer.cache`); else it is decoded anew by worker processes. The random part, `trainer.augment`, works on
+whole batches on the device. So the loop never waits for Python, and what a step sees depends on nothing but
+the seed and the step's number.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 from joblib import Parallel, delayed
@@ -20,34 +24,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pipeline.contract import Coverage, LabelReader, Sample, SoftfocusError, coverage, read_blur_mask, read_image
+from trainer.batch import Batch, concatenate
+from trainer.cache import open_cache
 
-__all__ = ["Batch", "Batches", "DataError", "Photographs", "choose_samples", "squash"]
+__all__ = ["Batches", "DataError", "Order", "Photographs", "choose_samples", "squash", "with_masks"]
 
 
 class DataError(SoftfocusError):
     """Training data that cannot be used as asked; the message names it and the mend."""
-
-
-class Batch(NamedTuple):
-    """Samples of one size S on one device; what is not known is marked, never invented.
-
-    Attributes:
-        images: (B, 3, S, S) uint8, sRGB.
-        masks: (B, 1, S, S) uint8, 255 = out of focus.
-        depth: (B, 1, S, S) float16, relative inverse depth scaled to [0, 1] per map, NaN = unknown.
-        has_mask: (B,) bool; where False the mask is meaningless.
-    """
-
-    images: Tensor
-    masks: Tensor
-    depth: Tensor
-    has_mask: Tensor
-
-    def to(self, device: torch.device) -> Batch:
-        return Batch(*(field.to(device, non_blocking=True) for field in self))
-
-    def select(self, rows: Tensor) -> Batch:
-        return Batch(*(field[rows.to(field.device)] for field in self))
 
 
 def choose_samples(
@@ -81,16 +65,43 @@ def choose_samples(
     return used, covered
 
 
+def with_masks(samples: Sequence[Sample], fraction: float, *, seed: int) -> list[Sample]:
+    """The samples with the masks of all but `fraction` of those that have one taken away.
+
+    Which ones depends on `seed` and the photographs alone: a larger fraction holds the smaller one.
+    """
+    masked = sorted(
+        (s for s in samples if s.mask is not None),
+        key=lambda s: hashlib.sha256(f"{seed}:{s.sha256}".encode()).digest(),
+    )
+    kept = {s.id for s in masked[: max(round(fraction * len(masked)), 1)]}
+    return [s if s.id in kept else msgspec.structs.replace(s, mask=None, blur=None) for s in samples]
+
+
 def squash(image: np.ndarray, size: int, *, resample: Image.Resampling = Image.Resampling.BICUBIC) -> np.ndarray:
     """The whole frame at (size, size), aspect ratio not kept, antialiased. uint8 (H, W, 3), or (H, W) of any kind."""
     return np.array(Image.fromarray(image).resize((size, size), resample))  # a copy that torch may write to
 
 
 class Photographs(Dataset[Batch]):
-    """Samples by position, decoded and squashed to (size, size); each item is a batch of one."""
+    """Samples by position, decoded and squashed to (size, size); each item is a batch of one.
 
-    def __init__(self, samples: Sequence[Sample], reader: LabelReader | None, *, size: int) -> None:
-        self.samples, self.reader, self.size = list(samples), reader, size
+    Args:
+        samples: of the manifest.
+        reader: depth labels, or None.
+        size: side of the square.
+        blur_reader: another student's probabilities of blur, or None.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        reader: LabelReader | None,
+        *,
+        size: int,
+        blur_reader: LabelReader | None = None,
+    ) -> None:
+        self.samples, self.reader, self.size, self.blur_reader = list(samples), reader, size, blur_reader
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -104,6 +115,14 @@ class Photographs(Dataset[Batch]):
             depth=torch.from_numpy(self._depth(sample))[None, None],
             has_mask=torch.tensor([sample.mask is not None]),
         )
+
+    @property
+    def facts(self) -> list[object]:
+        """All that decides what the prepared samples are, for the name of a cache."""
+        readers = [None if r is None else r.fingerprint for r in (self.reader, self.blur_reader)]
+        labelled = [r is not None and s.id in r for r in (self.reader, self.blur_reader) for s in self.samples]
+        files = [(s.sha256, s.blur, _file_facts(s.mask_path)) for s in self.samples]
+        return [self.size, readers, labelled, files]
 
     def _mask(self, sample: Sample) -> np.ndarray:
         if sample.mask_path is None or sample.blur is None:
@@ -126,15 +145,66 @@ class Photographs(Dataset[Batch]):
         return resized.astype(np.float16)
 
 
+def _file_facts(path: Path | None) -> tuple[str, int, int] | None:
+    if path is None:
+        return None
+    facts = path.stat()
+    return path.name, facts.st_size, facts.st_mtime_ns
+
+
+class Order:
+    """Which samples a step takes: endless passes, each a shuffle of all, cut into batches.
+
+    A function of seed and step alone. With `masked_share`, that share of each batch comes from the samples
+    that have a mask and the rest from the others, each in passes of their own.
+    """
+
+    def __init__(
+        self, samples: Sequence[Sample], *, batch_size: int, seed: int, masked_share: float | None = None
+    ) -> None:
+        everything = list(range(len(samples)))
+        masked = [i for i in everything if samples[i].mask is not None]
+        others = [i for i in everything if samples[i].mask is None]
+        if masked_share is None or not masked or not others:
+            self._pools = [(_Passes(everything, seed), batch_size)]
+        else:
+            count = min(max(round(batch_size * masked_share), 1), batch_size)
+            self._pools = [(_Passes(masked, seed), count), (_Passes(others, seed + 1), batch_size - count)]
+
+    def rows(self, step: int) -> Tensor:
+        """(batch_size,) positions of samples."""
+        return torch.cat([pool.take(step * count, count) for pool, count in self._pools])
+
+
+class _Passes:
+    def __init__(self, positions: Iterable[int], seed: int) -> None:
+        self._positions, self._seed = torch.tensor(list(positions)), seed
+        self._last: tuple[int, Tensor] = (-1, self._positions)
+
+    def take(self, start: int, count: int) -> Tensor:
+        taken, size = [], len(self._positions)
+        while count > 0:
+            number, offset = divmod(start, size)
+            part = self._shuffle(number)[offset : offset + count]
+            taken.append(part)
+            start, count = start + len(part), count - len(part)
+        return torch.cat(taken) if taken else self._positions[:0]
+
+    def _shuffle(self, number: int) -> Tensor:
+        if self._last[0] != number:
+            generator = torch.Generator().manual_seed((self._seed << 20) + number)
+            self._last = number, self._positions[torch.randperm(len(self._positions), generator=generator)]
+        return self._last[1]
+
+
 class Batches:
-    """Shuffled batches of an epoch, on the device; the order is a function of seed and epoch alone.
+    """Prepared samples by their positions, on the device.
 
     Args:
         photographs: the samples.
-        batch_size: samples a step; fewer if there are fewer samples. The remainder of an epoch is dropped.
-        seed: of the order.
         device: where batches go.
-        cache_gib: prepared samples are kept if they need no more than this.
+        cache_gib: prepared samples are kept in memory if they need no more than this.
+        folder: of prepared samples that runs share; what does not fit into memory is read from there.
         workers: processes (or threads, while the cache is filled) that decode.
         progress: called with (done, total) while the cache is filled.
     """
@@ -143,68 +213,79 @@ class Batches:
         self,
         photographs: Photographs,
         *,
-        batch_size: int,
-        seed: int,
         device: torch.device,
         cache_gib: float,
+        folder: Path | str | None = None,
         workers: int = -1,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        self.photographs, self.seed, self.device = photographs, seed, device
-        self.batch_size = max(min(batch_size, len(photographs)), 1)
+        self.photographs, self.device, self.progress = photographs, device, progress
         self.workers = min(_cores(), 16) if workers < 0 else workers
-        self.progress = progress
-        self.keep = len(photographs) * photographs.size**2 * 6 <= cache_gib * 2**30
-        self.cache: Batch | None = None
+        self._folder = Path(folder) if folder is not None else None
+        self._keep = len(photographs) * photographs.size**2 * 6 <= cache_gib * 2**30
+        self._cache: Batch | None = None
 
-    def __len__(self) -> int:
-        return len(self.photographs) // self.batch_size
-
-    def epoch(self, number: int, *, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch, from step `start` of it."""
-        generator = torch.Generator().manual_seed((self.seed << 20) + number)
-        order = torch.randperm(len(self.photographs), generator=generator)
-        steps = order[: len(self) * self.batch_size].view(len(self), self.batch_size)[start:]
-        yield from self._batches(list(steps))
-
-    def in_order(self) -> Iterator[Batch]:
-        """Every sample once, in the order of the photographs; the last batch may be smaller."""
-        yield from self._batches(list(torch.split(torch.arange(len(self.photographs)), self.batch_size)))
-
-    def _batches(self, steps: list[Tensor]) -> Iterator[Batch]:
-        if self.keep:
-            self.cache = self.cache or self._fill()
-            for rows in steps:
-                yield self.cache.select(rows).to(self.device)
+    def __call__(self, steps: Iterable[Tensor]) -> Iterator[Batch]:
+        """A batch for each tensor of positions, prepared while the one before is used."""
+        if not len(self.photographs):
+            return
+        if self._keep or self._folder is not None:
+            self._cache = self._cache or self._fill()
+            if self._cache.images.device == self.device:
+                yield from (self._cache.select(rows) for rows in steps)
+            else:
+                yield from self._gathered(self._cache, steps)
             return
         loader = DataLoader(
             self.photographs,
-            batch_sampler=[rows.tolist() for rows in steps],
+            batch_sampler=(rows.tolist() for rows in steps),
             num_workers=self.workers,
-            collate_fn=_concatenate,
+            collate_fn=concatenate,
             pin_memory=self.device.type == "cuda",
         )
         for batch in loader:
             yield batch.to(self.device)
 
+    def in_order(self, batch_size: int) -> Iterator[Batch]:
+        """Every sample once, in the order of the photographs; the last batch may be smaller."""
+        yield from self(torch.split(torch.arange(len(self.photographs)), batch_size))
+
+    def _gathered(self, cache: Batch, steps: Iterable[Tensor]) -> Iterator[Batch]:
+        """Batches put together by a thread, one ahead of the one in use."""
+        pin = self.device.type == "cuda"
+
+        def gather(rows: Tensor) -> Batch:
+            batch = cache.select(rows)
+            return batch.pin_memory() if pin else batch
+
+        with ThreadPoolExecutor(1, thread_name_prefix="softfocus-batch") as pool:
+            coming = None
+            for rows in steps:
+                following = pool.submit(gather, rows)
+                if coming is not None:
+                    yield coming.result().to(self.device)
+                coming = following
+            if coming is not None:
+                yield coming.result().to(self.device)
+
     def _fill(self) -> Batch:
-        # threads: Pillow releases the lock while it decodes and resizes, and nothing is copied
-        parallel = Parallel(n_jobs=max(self.workers, 1), backend="threading", return_as="generator")
-        decoded = []
-        for item in parallel(delayed(self.photographs.__getitem__)(i) for i in range(len(self.photographs))):
-            decoded.append(item)
-            if self.progress is not None:
-                self.progress(len(decoded), len(self.photographs))
-        cache = _concatenate(decoded)
-        if self.device.type == "cuda":
-            size = sum(field.nbytes for field in cache)
-            if size * 4 < torch.cuda.mem_get_info(self.device)[0]:
-                return cache.to(self.device)
+        if self._folder is not None:
+            cache = open_cache(self._folder, self.photographs, prepare=self.prepared)
+        else:
+            cache = concatenate(list(self.prepared()))
+        if self._keep and self.device.type == "cuda" and cache.bytes * 4 < torch.cuda.mem_get_info(self.device)[0]:
+            return cache.to(self.device)
         return cache
 
-
-def _concatenate(items: list[Batch]) -> Batch:
-    return Batch(*(torch.cat(fields) for fields in zip(*items, strict=True)))
+    def prepared(self) -> Iterator[Batch]:
+        """The samples in order, decoded by threads."""
+        # threads: Pillow releases the lock while it decodes and resizes, and nothing is copied
+        parallel = Parallel(n_jobs=max(self.workers, 1), backend="threading", return_as="generator")
+        items = parallel(delayed(self.photographs.__getitem__)(i) for i in range(len(self.photographs)))
+        for done, item in enumerate(items, 1):
+            if self.progress is not None:
+                self.progress(done, len(self.photographs))
+            yield item
 
 
 def _cores() -> int:

@@ -34,5 +34,6 @@ def autocast(precision: str, device: torch.device) -> Callable[[], contextlib.Ab
     """A factory of contexts for the forward pass: bfloat16 where asked, or by `auto` where the GPU has it."""
     auto = device.type == "cuda" and torch.cuda.is_bf16_supported()
     if precision == "bfloat16" or (precision == "auto" and auto):
-        return lambda: torch.autocast(device.type, dtype=torch.bfloat16)
+        # casts of weights are not kept: no weight is used twice, and a CUDA graph could not use what is kept
+        return lambda: torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
     return contextlib.nullcontext

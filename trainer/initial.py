@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -16,24 +17,46 @@ SHIPPED_DEPTH_STUDENT = Path(__file__).parent / "weights" / "demo_teacher.safete
 
 
 def blank_student(config: Config) -> nn.Module:
-    return create_student(config.student.name, encoder=config.student.encoder, channels=config.student.channels)
+    """A student of this configuration with random weights."""
+    return create_student(config.student.name, **_build(config))
+
+
+def _build(config: Config) -> dict[str, Any]:
+    student = config.student
+    return {"encoder": student.encoder, "channels": student.channels, "context": student.context}
 
 
 def initial_student(config: Config) -> tuple[nn.Module, str]:
     """A student at the start of its training, and where its encoder's weights come from."""
+    if config.student.start is not None:
+        return _started_student(config, config.student.start)
     asked = config.student.encoder_weights
-    build = {"encoder": config.student.encoder, "channels": config.student.channels}
+    build = _build(config)
     if asked in ("auto", "hub"):
         try:
-            student = create_student(config.student.name, encoder_weights="hub", **build)  # type: ignore[arg-type]
+            student = create_student(config.student.name, encoder_weights="hub", **build)
             return student, "the hub's ImageNet weights"
         except ModelError:
             if asked == "hub":
                 raise
     if asked in ("auto", "shipped"):
         return _shipped_student(config, asked)
-    student = create_student(config.student.name, encoder_weights=asked, **build)  # type: ignore[arg-type]
+    student = create_student(config.student.name, encoder_weights=asked, **build)
     return student, "random weights" if asked == "none" else asked
+
+
+def _started_student(config: Config, start: str) -> tuple[nn.Module, str]:
+    """A student that goes on from another run's weights."""
+    before, theirs, _ = load_student(start)
+    student = blank_student(config)
+    try:
+        student.load_state_dict(before.state_dict())
+    except RuntimeError as error:
+        raise ModelError(
+            f"{start}: a student of another kind ({theirs.student.name}, {theirs.student.encoder}, "
+            f"{theirs.student.channels} channels, context {theirs.student.context}); set the same student.* values"
+        ) from error
+    return student, str(start)
 
 
 def _shipped_student(config: Config, asked: str) -> tuple[nn.Module, str]:

@@ -23,7 +23,7 @@ from torch import nn
 
 from pipeline.contract import Sample, SoftfocusError
 from trainer.augment import normalise, targets
-from trainer.data import Batch
+from trainer.batch import Batch, concatenate
 from trainer.report import as_picture, write_sheet
 from trainer.run import write_per_image
 
@@ -57,7 +57,7 @@ def choose_shown(samples: Sequence[Sample], prepared: Callable[[int], Batch], *,
     return Shown(
         ids=[samples[p].id for p in positions],
         ratios=[samples[p].width / samples[p].height for p in positions],
-        batch=type(items[0])(*(torch.cat(fields) for fields in zip(*items, strict=True))),
+        batch=concatenate(items),
     )
 
 

@@ -1,25 +1,22 @@
 """Students: networks that see blur and depth in one photograph, small enough for everyday use.
 
-`lite` is an ImageNet encoder of timm and a light top-down decoder. It keeps what matters of the paper's
-network (blur and depth read off every scale, fused into one map of each) and drops what costs (wide
-decoder features, large kernels).
+`lite` is an encoder of timm and a light top-down decoder. It keeps what matters of the paper's network (blur
+and depth read off every scale, fused into one map of each) and drops what costs (wide decoder features,
+large kernels). `base` is the same on a larger encoder.
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.contract import SoftfocusError
+from trainer.context import ConvNormAct, create_context
+from trainer.encoders import ModelError, create_encoder
 from trainer.outputs import StudentOutput
 from trainer.paper import PaperStudent
 
@@ -31,45 +28,13 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-class ModelError(SoftfocusError):
-    """A student that cannot be built; the message names what and the mend."""
-
-
-@contextlib.contextmanager
-def _missing_weights() -> Iterator[list[str]]:
-    """Collects what timm only logs: tensors that a file of weights lacks; its other remarks are of no use."""
-    missing: list[str] = []
-
-    def collect(record: logging.LogRecord) -> bool:
-        if record.getMessage().startswith("Missing keys"):
-            missing.append(record.getMessage())
-        return False
-
-    builder = logging.getLogger("timm.models._builder")
-    builder.addFilter(collect)
-    try:
-        yield missing
-    finally:
-        builder.removeFilter(collect)
-
-
-class ConvNormAct(nn.Sequential):
-    """Convolution, batch norm, ReLU; keeps the size."""
-
-    def __init__(self, inputs: int, outputs: int, kernel: int = 3) -> None:
-        super().__init__(
-            nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False),
-            nn.BatchNorm2d(outputs),
-            nn.ReLU(inplace=True),
-        )
-
-
 class LiteStudent(nn.Module):
     """Encoder, top-down decoder, and a blur and a depth head on each of its scales.
 
     Args:
         encoder: a timm model that offers `features_only`.
         channels: width of the decoder; the finest scale has half of it.
+        context: what widens the view at the coarsest scale: none, srfb or attention (`trainer.context`).
         weights: a file of the encoder's weights in timm's names, or None for random ones.
 
     Raises:
@@ -77,31 +42,19 @@ class LiteStudent(nn.Module):
     """
 
     def __init__(
-        self, encoder: str = "tf_efficientnet_lite0", *, channels: int = 64, weights: Path | None = None
+        self,
+        encoder: str = "tf_efficientnet_lite0",
+        *,
+        channels: int = 64,
+        context: str = "none",
+        weights: Path | None = None,
     ) -> None:
         super().__init__()
-        overlay: dict[str, Any] = (
-            {"pretrained": True, "pretrained_cfg_overlay": {"file": str(weights)}} if weights else {}
-        )
-        try:
-            with _missing_weights() as missing:
-                self.encoder = timm.create_model(encoder, features_only=True, **overlay)
-            if weights and missing:
-                raise ValueError(missing[0])
-        except Exception as error:  # timm and torch raise kinds of their own
-            what = f"weights {weights} do not fit" if weights else "cannot serve"
-            raise ModelError(
-                f"encoder {encoder!r}: {what} ({_line(error)}); choose a timm model with features_only and its weights"
-            ) from error
-        info: Any = self.encoder.feature_info
-        strides = info.reduction()
-        if any(b != 2 * a for a, b in pairwise(strides)):
-            raise ModelError(f"encoder {encoder!r} has strides {strides}; each must double the one before")
-        self.stride = int(strides[-1])
-        inputs = info.channels()[::-1]  # coarse to fine
+        self.encoder, inputs, self.stride = create_encoder(encoder, weights=weights)
         widths = [channels] * (len(inputs) - 1) + [channels // 2]
         self.laterals = nn.ModuleList(nn.Conv2d(i, w, 1) for i, w in zip(inputs, widths, strict=True))
         self.steps = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in pairwise(widths))
+        self.context = create_context(context, channels)
         self.refine = nn.ModuleList(
             nn.Sequential(ConvNormAct(w, w), ConvNormAct(w, w) if w == channels else nn.Identity()) for w in widths
         )
@@ -125,7 +78,7 @@ class LiteStudent(nn.Module):
                 f"input is {height} x {width}; sides must be multiples of {self.stride}: {fits[0]} x {fits[1]}"
             )
         features = self.encoder(images)[::-1]
-        x = self.refine[0](self.laterals[0](features[0]))
+        x = self.refine[0](self.context(self.laterals[0](features[0])))
         sides = [self.heads[0](x)]
         for step, lateral, refine, head, feature in zip(
             self.steps, self.laterals[1:], self.refine[1:], self.heads[1:], features[1:], strict=True
@@ -153,6 +106,7 @@ def create_student(
     *,
     encoder: str = "tf_efficientnet_lite0",
     channels: int = 64,
+    context: str = "none",
     encoder_weights: str = "none",
 ) -> LiteStudent | PaperStudent:
     """A student by name: `lite`, `paper-resnext101` or `paper-vgg16`, in training mode.
@@ -161,6 +115,7 @@ def create_student(
         name: which student.
         encoder: the timm encoder of `lite`; the paper's networks are fixed.
         channels: decoder width of `lite`.
+        context: of `lite`, see there.
         encoder_weights: `none` (random), `hub` (ImageNet weights from the model hub) or a file in timm's
             names (`.safetensors`, or a `.pth` that loads with `weights_only`). The rest is random.
 
@@ -171,7 +126,7 @@ def create_student(
         raise ModelError(f"student {name!r} does not exist; choose one of: {', '.join(STUDENT_NAMES)}")
     weights = _weights_file(PAPER_ENCODERS.get(name, encoder), encoder_weights)
     if name == "lite":
-        return LiteStudent(encoder, channels=channels, weights=weights)
+        return LiteStudent(encoder, channels=channels, context=context, weights=weights)
     try:
         return PaperStudent("vgg16" if name == "paper-vgg16" else "resnext101", pretrained=weights or False)
     except Exception as error:  # timm and torch raise kinds of their own

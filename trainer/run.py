@@ -24,13 +24,19 @@ __all__ += ["is_incidental", "open_run", "per_image_file", "write_evaluation", "
 __all__ += ["write_record"]
 
 CONFIG, METRICS, RECORD = "config.yaml", "metrics.csv", "run.json"
-INCIDENTAL = ("data.workers", "data.cache_gib", "data.cache", "log.")  # how a run is made, not what it comes to
+# how a run is made and what is kept of it, not what it comes to
+INCIDENTAL = ("data.workers", "data.cache_gib", "data.cache", "keep_every", "log.")
 
 
-def open_run(run: Path, config: Config, identity: dict[str, Any]) -> dict[str, Any] | None:
-    """The state to go on from, or None in a new folder; refuses a folder of another run."""
+def open_run(run: Path, config: Config, identity: dict[str, Any], *, first: bool = True) -> dict[str, Any] | None:
+    """The state to go on from, or None in a new folder; refuses a folder of another run.
+
+    Of several processes only the `first` writes.
+    """
     state_file = run / STATE
     if not state_file.exists():
+        if not first:
+            return None
         if run.exists() and any(run.iterdir()) and not (run / CONFIG).exists():
             raise SoftfocusError(f"{run}: is not empty and not a run folder; choose another folder with -o")
         with new_file(run / CONFIG) as temporary:

@@ -8,6 +8,7 @@ been. The teacher is never here: its labels are numbers on disk.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import signal
 import time
@@ -17,20 +18,19 @@ from typing import Any
 
 import msgspec
 import torch
-from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
 from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
-from torch import Tensor, nn
 
-from pipeline.contract import LabelReader, SoftfocusError, coverage, read_manifest, sha256_file
-from trainer.augment import augment
-from trainer.checkpoint import BEST, LAST, STATE, save_state, save_student
+from pipeline.contract import LabelReader, Sample, SoftfocusError, coverage, read_manifest, sha256_file
+from trainer.augment import Draws, draw
+from trainer.checkpoint import BEST, LAST, STATE, randomness, restore_randomness, save_state, save_student
 from trainer.config import Config
-from trainer.data import Batches, Photographs, choose_samples
-from trainer.device import autocast, choose_device
+from trainer.data import Batches, Order, Photographs, choose_samples, with_masks
 from trainer.initial import blank_student, initial_student
-from trainer.losses import joint_loss
+from trainer.optimiser import Schedule, create_optimiser, freeze, keep_frozen
+from trainer.processes import Processes
 from trainer.report import draw_curves
 from trainer.run import best_row, open_run, write_metrics, write_record
+from trainer.step import Stepper
 from trainer.validation import Validation
 
 __all__ = ["TrainProgress", "TrainSummary", "train"]
@@ -60,7 +60,7 @@ class TrainSummary(msgspec.Struct, frozen=True):
     masks: int
     labels: int
     validation_samples: int
-    encoder_weights: str
+    starts_from: str
     best: dict[str, float]
     last: dict[str, float]
 
@@ -82,7 +82,7 @@ def train(
         out: run folder: config.yaml, run.json, metrics.csv, curves.png, best and last students, state.
         config: see `trainer.config`.
         labels: a label store; without one the student learns from masks alone.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`; under torchrun each process takes the GPU of its number.
         say: takes lines worth reading (coverage, where the encoder's weights come from).
         progress: called after each decoded sample and each step.
 
@@ -90,174 +90,155 @@ def train(
         SoftfocusError: unusable data or configuration; `out` holds a run of another configuration.
         KeyboardInterrupt: after Ctrl-C, once the state is safe.
     """
-    run, where = Path(out), choose_device(device)
+    run, processes = Path(out), Processes(device)
+    if not processes.is_first:
+        say, progress = (lambda line: None), (lambda progress: None)
     if labels is None and config.depth_loss.weight:
         say("no label store given (--labels): training on masks alone")
         config = msgspec.structs.replace(config, depth_loss=msgspec.structs.replace(config.depth_loss, weight=0.0))
     reader = LabelReader(labels) if labels is not None and config.depth_loss.weight else None
     samples = read_manifest(manifest)
-    used, covered = choose_samples([s for s in samples if s.split == "train"], reader, partial=config.data.partial)
+    used, covered = choose_samples(_learnt(samples, config), reader, partial=config.data.partial)
+    validation = [
+        s for s in samples if s.split == "val" not in config.data.splits and (s.mask or (reader and s.id in reader))
+    ]
     say(str(coverage(samples, reader)))
-    validation = [s for s in samples if s.split == "val" and (s.mask or (reader and s.id in reader))]
-
     identity = {
         "config": msgspec.to_builtins(config),
         "manifest_sha256": sha256_file(manifest),
         "labels": reader.fingerprint if reader else None,
     }
     sources = {"manifest_sha256": identity["manifest_sha256"], "labels": identity["labels"]}
-    state = open_run(run, config, identity)
+    state = open_run(run, config, identity, first=processes.is_first)
     torch.manual_seed(config.seed)
-    if state:
-        origin = str(state["encoder_weights"])
-        student = blank_student(config)
-    else:
-        student, origin = initial_student(config)
-        say(f"encoder starts from {origin}")
-    layout = torch.channels_last if config.channels_last and where.type == "cuda" else torch.contiguous_format
-    student = student.to(where).to(memory_format=layout)
+    student, origin = (blank_student(config), str(state["origin"])) if state else initial_student(config)
+    say(f"the student starts from {origin}")
+    student = student.to(processes.device)
+    if config.channels_last and processes.device.type == "cuda":
+        student = student.to(memory_format=torch.channels_last)
     ema = ModelEmaV3(student, decay=config.optimiser.ema, use_warmup=True, warmup_power=0.75)
-    optimiser = _optimiser(student, config)
+    freeze(student, config.student.freeze)
+    optimiser = create_optimiser(student, config)
+
+    batch_size, accumulate = max(min(config.data.batch_size, len(used)), 1), config.optimiser.accumulate
+    order = Order(used, batch_size=batch_size, seed=config.seed, masked_share=config.data.masked_share)
     batches = Batches(
         Photographs(used, reader, size=config.data.prepared_size),
-        batch_size=config.data.batch_size,
-        seed=config.seed,
-        device=where,
+        device=processes.device,
         cache_gib=config.data.cache_gib,
+        folder=config.data.cache,
         workers=config.data.workers,
         progress=lambda done, total: progress(TrainProgress("prepare", done, total)),
     )
-    judge = Validation(validation, reader, config, where)
-    epoch_steps = len(batches)
+    epoch_steps = config.data.steps or max(len(used) // (batch_size * accumulate), 1)
     total_steps = config.epochs * epoch_steps
-    step, history = 0, []
+    schedule = Schedule(optimiser, config, total_steps)
+    stepper = Stepper(student, optimiser, ema, config, processes)
+    judge = Validation(validation if processes.is_first else [], reader, config, processes.device)
+
+    step, history, sums = 0, [], {}
     if state:
         student.load_state_dict(state["student"])
         ema.module.load_state_dict(state["ema"])
         optimiser.load_state_dict(state["optimiser"])
-        step, history = int(state["step"]), list(state["history"])
+        restore_randomness(state["randomness"])
+        step, history, sums = int(state["step"]), list(state["history"]), dict(state["sums"])
         say(f"{run}: goes on at step {step} of {total_steps}")
     resumed_at = step
-    sums = {name: float(value) for name, value in state["sums"].items()} if state else {}
 
     def remember() -> None:
-        save_state(
-            run / STATE,
-            {
-                "identity": msgspec.json.encode(identity).decode(),
-                "encoder_weights": origin,
-                "step": step,
-                "history": history,
-                "sums": {name: float(value) for name, value in sums.items()},
-                "student": student.state_dict(),
-                "ema": ema.module.state_dict(),
-                "optimiser": optimiser.state_dict(),
-            },
-        )
+        state = {
+            "identity": msgspec.json.encode(identity).decode(),
+            "origin": origin,
+            "step": step,
+            "history": history,
+            "sums": {name: float(value) for name, value in sums.items()},
+            "randomness": randomness(),
+            "student": student.state_dict(),
+            "ema": ema.module.state_dict(),
+            "optimiser": optimiser.state_dict(),
+        }
+        save_state(run / STATE, state)
 
-    mixed = autocast(config.precision, where)
+    def draws(part: int) -> Draws:
+        seed = (config.seed << 32) + part * processes.count + processes.rank
+        size, count = config.data.input_size, batch_size // processes.count
+        return draw(count, size=size, config=config.augmentation, seed=seed, device=processes.device)
+
     began = saved = time.monotonic()
     seconds_before = float(history[-1]["seconds"]) if history else 0.0
     note = _note(history[-1]) if history else ""
     student.train()
+    keep_frozen(student, config.student.freeze)
+    parts = iter(range(step * accumulate, total_steps * accumulate))
+    coming = batches(processes.part(order.rows(part)) for part in range(step * accumulate, total_steps * accumulate))
     with _deferred_interrupt() as interrupted:
-        for epoch in range(step // epoch_steps, config.epochs):
-            for batch in batches.epoch(epoch, start=step % epoch_steps):
-                if interrupted():
+        while step < total_steps:
+            if processes.any(interrupted()):
+                if processes.is_first:
                     remember()
-                    raise KeyboardInterrupt
-                rate = _schedule(step / total_steps, config.optimiser.warmup)
-                for group in optimiser.param_groups:
-                    group["lr"] = rate * group["base_lr"]
-                generator = torch.Generator().manual_seed((config.seed << 32) + step)
-                images, mask, depth = augment(
-                    batch, size=config.data.input_size, config=config.augmentation, generator=generator
-                )
-                with mixed():
-                    output = student(images.contiguous(memory_format=layout))
-                terms = joint_loss(output, mask, depth, blur=config.blur_loss, distillation=config.depth_loss)
-                optimiser.zero_grad(set_to_none=True)
-                terms["loss"].backward()  # type: ignore[no-untyped-call]
-                nn.utils.clip_grad_norm_(student.parameters(), config.optimiser.clip)
-                optimiser.step()
-                ema.update(student, step=step)
-                for name, value in terms.items():  # stays on the device: reading it would make the loop wait
-                    sums[name] = sums.get(name, 0.0) + value.detach()  # type: ignore[assignment]
-                step += 1
-                progress(TrainProgress("train", step, total_steps, note))
-            row = {"epoch": epoch + 1, "step": step, "lr": optimiser.param_groups[0]["lr"]}
-            row |= {name: float(value) / epoch_steps for name, value in sums.items()}
+                raise KeyboardInterrupt
+            schedule.set(step)
+            terms = stepper([(next(coming), draws(next(parts))) for _ in range(accumulate)], step=step)
+            for name, value in terms.items():  # stays on the device: reading it would make the loop wait
+                sums[name] = sums.get(name, 0.0) + value
+            step += 1
+            progress(TrainProgress("train", step, total_steps, note))
+            if step % epoch_steps:
+                continue
+            epoch, is_last = step // epoch_steps, step == total_steps
+            row = {"epoch": epoch, "step": step, "lr": schedule.largest}
+            row |= {name: processes.mean(value) / epoch_steps for name, value in sums.items()}
             sums = {}
             if not math.isfinite(row["loss"]):
                 raise SoftfocusError(
-                    f"{run}: the loss is not finite in epoch {epoch + 1}; lower optimiser.lr (now "
+                    f"{run}: the loss is not finite in epoch {epoch}; lower optimiser.lr (now "
                     f"{config.optimiser.lr}) and train into a new folder"
                 )
-            last_epoch = epoch + 1 == config.epochs
-            if (epoch + 1) % config.validate_every == 0 or last_epoch:
+            if not processes.is_first:
+                continue
+            if epoch % config.validate_every == 0 or is_last:
                 row |= judge(ema.module)
             row["seconds"] = round(seconds_before + time.monotonic() - began, 2)
             history.append(row)
             note = _note(row)
+            keep = functools.partial(save_student, weights=ema.module.state_dict(), config=config)
             if judge.measure in row and row is best_row(history, judge.measure):
-                save_student(run / BEST, ema.module.state_dict(), config, figures={**row, **sources})
-            if last_epoch or judge.measure in row or time.monotonic() - saved > STATE_SECONDS:
-                save_student(run / LAST, ema.module.state_dict(), config, figures={**row, **sources})
+                keep(run / BEST, figures={**row, **sources})
+            if config.keep_every and epoch % config.keep_every == 0:
+                keep(run / f"epoch-{epoch:04d}.safetensors", figures={**row, **sources})
+            if is_last or judge.measure in row or time.monotonic() - saved > STATE_SECONDS:
+                keep(run / LAST, figures={**row, **sources})
                 write_metrics(run / "metrics.csv", history)
                 remember()
                 saved = time.monotonic()
     seconds = time.monotonic() - began
-    draw_curves(history, run / "curves.png")
     summary = TrainSummary(
         run=str(run),
         steps=total_steps,
         epochs=config.epochs,
         resumed_at=resumed_at,
         seconds=round(seconds, 1),
-        images_per_second=round((step - resumed_at) * batches.batch_size / max(seconds, 1e-9), 1),
+        images_per_second=round((step - resumed_at) * batch_size * accumulate / max(seconds, 1e-9), 1),
         training_samples=len(used),
         masks=covered.total.masks,
         labels=covered.total.labels,
         validation_samples=len(validation),
-        encoder_weights=origin,
-        best=best_row(history, judge.measure),
-        last=history[-1],
+        starts_from=origin,
+        best=best_row(history, judge.measure) if history else {},
+        last=history[-1] if history else {},
     )
-    write_record(run, manifest, labels, reader, identity, where, msgspec.to_builtins(summary))
+    if processes.is_first:
+        draw_curves(history, run / "curves.png")
+        write_record(run, manifest, labels, reader, identity, processes.device, msgspec.to_builtins(summary))
+    processes.leave()
     return summary
 
 
-def _optimiser(student: nn.Module, config: Config) -> torch.optim.Optimizer:
-    """Parameters in four groups: encoder or not, with weight decay or not (norms and biases)."""
-    settings = config.optimiser
-    groups: dict[tuple[bool, bool], list[Tensor]] = {}
-    for name, parameter in student.named_parameters():
-        groups.setdefault((name.startswith("encoder."), parameter.ndim > 1), []).append(parameter)
-    options = [
-        {
-            "params": parameters,
-            "base_lr": settings.lr * (settings.encoder_lr if in_encoder else 1.0),
-            "weight_decay": settings.weight_decay if decays else 0.0,
-        }
-        for (in_encoder, decays), parameters in groups.items()
-    ]
-    try:
-        return create_optimizer_v2(
-            options,
-            opt=settings.name,
-            lr=settings.lr,
-            weight_decay=settings.weight_decay,
-            betas=settings.betas,
-        )
-    except (AssertionError, TypeError, ValueError) as error:
-        raise SoftfocusError(f"optimiser.name={settings.name}: {error}; choose one of timm's, such as adamw") from error
-
-
-def _schedule(done: float, warmup: float) -> float:
-    """Share of the full learning rate: linear rise, then half a cosine. `done` in [0, 1)."""
-    if done < warmup:
-        return (done + 1e-3) / (warmup + 1e-3)
-    return 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))
+def _learnt(samples: list[Sample], config: Config) -> list[Sample]:
+    """The samples of the splits that are learnt, with as many masks as are asked for."""
+    chosen = [s for s in samples if s.split in config.data.splits]
+    return with_masks(chosen, config.data.mask_fraction, seed=config.data.mask_seed)
 
 
 @contextlib.contextmanager

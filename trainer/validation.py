@@ -33,13 +33,13 @@ class Validation:
         learns_masks = any((weights.bce, weights.iou, weights.l1))
         self.measure = "val_mae" if learns_masks and any(s.mask for s in samples) else "val_depth"
         self.ids = [s.id for s in samples]
+        self.batch_size = config.data.batch_size
         self.autocast = autocast(config.precision, device)
         self.batches = Batches(
             Photographs(samples, reader, size=config.data.input_size),
-            batch_size=config.data.batch_size,
-            seed=config.seed,
             device=device,
             cache_gib=config.data.cache_gib,
+            folder=config.data.cache,
             workers=config.data.workers,
         )
 
@@ -50,7 +50,7 @@ class Validation:
         training = student.training
         student.eval()
         evaluation, depth_errors, ids = Evaluation(protocols=("dffnet",)), [], iter(self.ids)
-        for batch in self.batches.in_order():
+        for batch in self.batches.in_order(self.batch_size):
             with torch.inference_mode(), self.autocast():
                 output = student(normalise(batch.images.float() / 255))
             masks, depths = targets(batch)

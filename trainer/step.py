@@ -1,0 +1,164 @@
+"""One step of training: augment, forward, losses, backward, update.
+
+On one GPU the part from the augmentation to the gradients is recorded once as a CUDA graph and replayed:
+Python needs longer to launch a light student's kernels than the GPU to run them. With `compile` it goes
+through torch.compile first, which fuses what batch norm and activations move through memory. Several
+processes (torchrun) use DistributedDataParallel and no graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
+from torch import Tensor, nn
+
+from trainer.augment import Draws, augment
+from trainer.batch import Batch
+from trainer.config import Config
+from trainer.device import autocast
+from trainer.losses import joint_loss
+from trainer.processes import Processes
+
+__all__ = ["Stepper"]
+
+Terms = dict[str, Tensor]
+Gradients = Callable[[Batch, Draws, Tensor], Terms]
+
+
+class Stepper:
+    """A student in training, with what its steps change: weights, optimiser, averaged weights.
+
+    Args:
+        student: on its device.
+        optimiser: of its parameters.
+        ema: its averaged weights.
+        config: of the run.
+        processes: that share the work.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        optimiser: torch.optim.Optimizer,
+        ema: ModelEmaV3,
+        config: Config,
+        processes: Processes,
+    ) -> None:
+        self.student, self.optimiser, self.ema, self.config = student, optimiser, ema, config
+        self._processes = processes
+        self._trained = [p for p in student.parameters() if p.requires_grad]
+        self._network = processes.wrap(student, has_unused=not config.depth_loss.weight)
+        device = self._trained[0].device
+        self._mixed = autocast(config.precision, device)
+        self._share = torch.ones((), device=device)
+        self._layout = torch.channels_last if config.channels_last and device.type == "cuda" else None
+        terms: Callable[..., Terms] = self._terms
+        if config.compile:
+            torch.compiler.reset()  # the code of a run before this one in the same process counts against a limit
+            terms = torch.compile(self._terms, dynamic=False)
+        self._gradients: Gradients = lambda *inputs: _backward(terms(*inputs), config.optimiser.accumulate)
+        self._recorded = config.cuda_graph and device.type == "cuda" and processes.count == 1
+        if self._recorded:
+            self._gradients = _Recorded(self._gradients, student)
+
+    def __call__(self, parts: Sequence[tuple[Batch, Draws]], *, step: int, share: float = 1.0) -> Terms:
+        """One update.
+
+        Args:
+            parts: `optimiser.accumulate` batches whose gradients are averaged, with their random draws.
+            step: its number, for the averaged weights.
+            share: of the distillation's weight, at this step.
+
+        Returns:
+            The losses, averaged over the parts, on the device: reading them would make the loop wait.
+        """
+        self._share.fill_(share)
+        totals: Terms = {}
+        self.optimiser.zero_grad(set_to_none=not self._recorded)  # a graph adds to the tensors it was recorded with
+        for number, (batch, draws) in enumerate(parts, 1):
+            with nullcontext() if number == len(parts) else self._processes.without_sync(self._network):
+                terms = self._gradients(batch, draws, self._share)
+            for name, value in terms.items():
+                totals[name] = totals.get(name, 0.0) + value / len(parts)
+        if self.config.optimiser.clip:
+            nn.utils.clip_grad_norm_(self._trained, self.config.optimiser.clip)
+        self.optimiser.step()
+        self.ema.update(self.student, step=step)
+        return totals
+
+    def _terms(self, batch: Batch, draws: Draws, share: Tensor) -> Terms:
+        inputs = augment(batch, draws, size=self.config.data.input_size)
+        images = inputs.images if self._layout is None else inputs.images.contiguous(memory_format=self._layout)
+        with self._mixed():
+            output = self._network(images)
+        return joint_loss(
+            output,
+            inputs.mask,
+            inputs.depth,
+            blur=self.config.blur_loss,
+            distillation=self.config.depth_loss,
+            confidence=inputs.confidence,
+            distillation_weight=share * self.config.depth_loss.weight,
+        )
+
+
+def _backward(terms: Terms, accumulate: int) -> Terms:
+    (terms["loss"] / accumulate).backward()  # type: ignore[no-untyped-call]
+    return {name: value.detach() for name, value in terms.items()}
+
+
+class _Recorded:
+    """A function from a batch to gradients, recorded at its first call and replayed on its inputs afterwards.
+
+    The gradients are added to the parameters' `.grad` as they were when it was recorded: keep those tensors,
+    and set them to zero in place.
+    """
+
+    WARM_UP = 3  # calls before the recording: libraries choose their algorithms, and compiled code is made
+
+    def __init__(self, function: Gradients, student: nn.Module) -> None:
+        self._function, self._student = function, student
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._inputs: list[Tensor] = []
+        self._terms: Terms = {}
+
+    def __call__(self, batch: Batch, draws: Draws, share: Tensor) -> Terms:
+        if self._graph is None:
+            self._record(batch, draws, share)
+        for ours, given in zip(self._inputs, _tensors(batch, draws), strict=True):
+            ours.copy_(given)
+        assert self._graph is not None
+        self._graph.replay()
+        return self._terms
+
+    def _record(self, batch: Batch, draws: Draws, share: Tensor) -> None:
+        batch, draws = _copy(batch), _copy(draws)
+        self._inputs = _tensors(batch, draws)
+        before = [buffer.clone() for buffer in self._student.buffers()]  # batch norm counts the warm-up
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(self.WARM_UP):
+                self._function(batch, draws, share)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._terms = self._function(batch, draws, share)
+        for parameter in self._student.parameters():
+            if parameter.grad is not None:
+                parameter.grad.zero_()
+        for buffer, value in zip(self._student.buffers(), before, strict=True):
+            buffer.copy_(value)
+        self._graph = graph
+
+
+def _copy(fields: Any) -> Any:
+    return type(fields)(*(None if f is None else f.clone() for f in fields))
+
+
+def _tensors(batch: Batch, draws: Draws) -> list[Tensor]:
+    return [tensor for tensor in (*batch, *draws) if tensor is not None]
