@@ -16,7 +16,7 @@ import yaml
 
 from pipeline.contract import SoftfocusError
 
-__all__ = ["Augmentation", "BlurLoss", "Config", "ConfigError", "Data", "DepthLoss", "Optimiser", "Student"]
+__all__ = ["Augmentation", "BlurLoss", "Config", "ConfigError", "Data", "DepthLoss", "Log", "Optimiser", "Student"]
 __all__ += ["dump_config", "load_config", "preset_names"]
 
 
@@ -105,6 +105,13 @@ class Optimiser(Section):
     ema: float = 0.998  # decay of the averaged weights that are validated and shipped
 
 
+class Log(Section):
+    """What is written while a run goes on, beside metrics.csv; it does not change what the run comes to."""
+
+    pictures: int = 6  # validation samples whose maps are drawn at each validation
+    tensorboard: bool = False  # needs the extra `tensorboard`
+
+
 class Config(Section):
     """Everything that a run depends on beside its data; figures of a run are its config's figures."""
 
@@ -114,6 +121,7 @@ class Config(Section):
     blur_loss: BlurLoss = msgspec.field(default_factory=BlurLoss)
     depth_loss: DepthLoss = msgspec.field(default_factory=DepthLoss)
     optimiser: Optimiser = msgspec.field(default_factory=Optimiser)
+    log: Log = msgspec.field(default_factory=Log)
     epochs: int = 100
     validate_every: int = 5  # epochs
     seed: int = 0

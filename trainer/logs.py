@@ -2,7 +2,7 @@
 
 The pictures show what no figure does: whether depth is learnt at all, and where the masks go wrong.
 
-    log = RunLog(run, shown=choose_shown(validation, prepared, count=6), tensorboard=False, step=step)
+    log = RunLog(run, shown=choose_shown(photographs, count=6), tensorboard=False, step=step)
     ...                                               # after each epoch, its row of metrics being complete:
     log.epoch(row, per_image=rows, best=is_best)
     log.pictures(student, row)                        # where the epoch was validated
@@ -14,16 +14,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
-from pipeline.contract import Sample, SoftfocusError
+from pipeline.contract import SoftfocusError
 from trainer.augment import normalise, targets
 from trainer.batch import Batch, concatenate
+from trainer.data import Photographs
 from trainer.report import as_picture, write_sheet
 from trainer.run import write_per_image
 
@@ -42,22 +45,16 @@ class Shown(NamedTuple):
     batch: Batch
 
 
-def choose_shown(samples: Sequence[Sample], prepared: Callable[[int], Batch], *, count: int) -> Shown | None:
-    """Samples spread evenly over a split, always the same ones; None where there is none to show.
-
-    Args:
-        samples: of the validation split.
-        prepared: position -> the sample as a batch of one, at the network's input size, not augmented.
-        count: how many at most.
-    """
+def choose_shown(photographs: Photographs, *, count: int) -> Shown | None:
+    """`count` samples at most, spread evenly over a split, always the same ones; None where there is none to show."""
+    samples = photographs.samples
     positions = sorted({round(p) for p in np.linspace(0, len(samples) - 1, min(count, len(samples)))})
     if not positions:
         return None
-    items = [prepared(position) for position in positions]
     return Shown(
         ids=[samples[p].id for p in positions],
         ratios=[samples[p].width / samples[p].height for p in positions],
-        batch=concatenate(items),
+        batch=concatenate([photographs[p] for p in positions]),
     )
 
 
@@ -78,6 +75,8 @@ class RunLog:
         self, run: Path | str, *, shown: Shown | None = None, tensorboard: bool = False, step: int = 0
     ) -> None:
         self.run, self.shown = Path(run), shown
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="softfocus-pictures")  # drawing takes longer than a step
+        self._drawing: Future[None] | None = None
         self._board = _open_board(self.run / "tensorboard", step) if tensorboard else None
 
     def epoch(self, row: Mapping[str, Any], *, per_image: Sequence[dict[str, Any]] = (), best: bool = False) -> None:
@@ -112,33 +111,41 @@ class RunLog:
         with torch.inference_mode(), autocast():
             output = student(normalise(self.shown.batch.images.to(device).float() / 255))
         student.train(training)
-        blur, depth = output.blur[0].float().sigmoid().cpu().numpy(), output.depth[0].float().cpu().numpy()
-        masks, labels = (target.numpy() for target in targets(self.shown.batch))
+        blur, depth = output.blur[0][:, 0].float().sigmoid().cpu().numpy(), output.depth[0][:, 0].float().cpu().numpy()
+        self._wait()
+        self._drawing = self._pool.submit(self._draw, self.shown, blur, depth, dict(row))
+
+    def _draw(self, shown: Shown, blur: np.ndarray, depth: np.ndarray, row: dict[str, Any]) -> None:
+        masks, labels = (target[:, 0].numpy() for target in targets(shown.batch))
         rows, captions = [], []
-        for i, (name, ratio) in enumerate(zip(self.shown.ids, self.shown.ratios, strict=True)):
-            photograph = as_picture(self.shown.batch.images[i].permute(1, 2, 0).numpy())
-            theirs, ours = aligned(labels[i, 0], depth[i, 0])
+        for i, (name, ratio) in enumerate(zip(shown.ids, shown.ratios, strict=True)):
+            photograph = as_picture(shown.batch.images[i].permute(1, 2, 0).numpy())
+            theirs, ours = aligned(labels[i], depth[i])
             rows.append(
                 [
                     photograph.resize((PICTURE_WIDTH, max(round(PICTURE_WIDTH / ratio), 1))),
-                    as_picture(masks[i, 0]),
-                    as_picture(blur[i, 0]),
+                    as_picture(masks[i]),
+                    as_picture(blur[i]),
                     as_picture(theirs, colour=True),
                     as_picture(ours, colour=True),
                 ]
             )
-            error = float(np.abs(blur[i, 0] - masks[i, 0]).mean())
+            error = float(np.abs(blur[i] - masks[i]).mean())
             captions.append(name if np.isnan(error) else f"{name}, MAE {error:.4f}")
         path = self.run / "samples" / f"{row['epoch']:04d}.png"
         write_sheet(path, rows, headings=COLUMNS, captions=captions, width=PICTURE_WIDTH)
         if self._board is not None:
-            from PIL import Image
-
             with Image.open(path) as sheet:
                 self._board.add_image("samples", np.asarray(sheet), row["step"], dataformats="HWC")
 
+    def _wait(self) -> None:
+        if self._drawing is not None:
+            self._drawing.result()
+
     def close(self) -> None:
         """Finish the files; the log takes nothing afterwards."""
+        self._pool.shutdown()
+        self._wait()
         if self._board is not None:
             self._board.close()
 
