@@ -40,7 +40,7 @@ def test_wrong_input_size_names_the_size_that_would_work() -> None:
     [
         ({"name": "heavy"}, "lite, paper-resnext101, paper-vgg16"),
         ({"encoder": "no_such_net"}, "no_such_net"),
-        ({"encoder": "pvt_v2_b0"}, "pvt_v2_b0"),
+        ({"encoder": "crossvit_tiny_240"}, "crossvit_tiny_240"),
         ({"encoder_weights": "absent.safetensors"}, "absent.safetensors: no such file"),
         ({"name": "paper-vgg16", "encoder_weights": "absent.pth"}, "absent.pth: no such file"),
     ],

@@ -21,6 +21,9 @@ from pipeline.manifest import write_manifest
 from trainer.checkpoint import load_state, load_student
 from trainer.config import Config, load_config
 from trainer.device import choose_device
+from trainer.encoders import block_of
+from trainer.initial import blank_student, initial_student
+from trainer.optimiser import Schedule, create_optimiser, encoder_blocks
 from trainer.train import TrainProgress, train
 
 
@@ -211,3 +214,82 @@ def test_an_absent_device_is_named() -> None:
     for name in ("cuda:99", "toaster"):
         with pytest.raises(SoftfocusError, match=name):
             choose_device(name)
+
+
+def test_frozen_blocks_stay_as_they_are(small_set: Path, tmp_path: Path) -> None:
+    """The encoder's first blocks keep weights and statistics, the rest learns."""
+    config = quick("student.freeze=2", "optimiser.weight_decay=0")
+    train(small_set, out=tmp_path / "run", config=config, device="cpu")
+    torch.manual_seed(config.seed)
+    before, after = initial_student(config)[0].state_dict(), load_state(tmp_path / "run" / "state.pt")["student"]
+    moved = {block_of(name) for name in before if not torch.equal(before[name], after[name])}
+    blocks = encoder_blocks(blank_student(config))
+    assert moved == {None, *blocks[2:]}
+
+
+def test_deeper_blocks_learn_more_slowly() -> None:
+    """Layer-wise decay: each block's rate is a fixed share of the one above; the decoder has all of it."""
+    config = quick("optimiser.layer_decay=0.5", "optimiser.encoder_lr=0.8", "optimiser.lr=1.0")
+    student = blank_student(config)
+    optimiser = create_optimiser(student, config)
+    rates = {id(p): group["lr_scale"] for group in optimiser.param_groups for p in group["params"]}
+    seen = {block_of(name): rates[id(parameter)] for name, parameter in student.named_parameters()}
+    blocks = encoder_blocks(student)
+    assert seen[None] == 1.0
+    assert [seen[block] for block in blocks] == pytest.approx([0.8 * 0.5**i for i in range(len(blocks))][::-1])
+    schedule = Schedule(optimiser, config, 100)
+    schedule.set(5)
+    assert schedule.largest == pytest.approx(1.0, rel=0.02)
+    schedule.set(99)
+    assert schedule.largest < 0.01
+
+
+def test_accumulated_batches_are_one_step(small_set: Path, tmp_path: Path) -> None:
+    """Two batches of two make one step of the optimiser, and the epoch has half as many."""
+    summary = train(
+        small_set, out=tmp_path / "run", config=quick("optimiser.accumulate=2", "data.batch_size=2"), device="cpu"
+    )
+    assert summary.steps == 3 * 12 // 4
+
+
+def test_every_so_many_epochs_are_kept(small_set: Path, tmp_path: Path) -> None:
+    """`keep_every` leaves students of its epochs beside best and last."""
+    train(small_set, out=tmp_path / "run", config=quick("keep_every=2"), device="cpu")
+    assert [p.name for p in (tmp_path / "run").glob("epoch-*")] == ["epoch-0002.safetensors"]
+    assert load_student(tmp_path / "run" / "epoch-0002.safetensors")[2]["epoch"] == 2
+
+
+def test_a_run_starts_from_another(small_set: Path, tmp_path: Path) -> None:
+    """Pre-training and fine-tuning: the first weights are the other run's, and another kind of student is refused."""
+    train(small_set, out=tmp_path / "first", config=quick(), device="cpu")
+    start = f"student.start={tmp_path / 'first'}"
+    again = quick(start, "optimiser.lr=1e-12", "optimiser.ema=0", "epochs=1")
+    summary = train(small_set, out=tmp_path / "second", config=again, device="cpu")
+    assert summary.starts_from == str(tmp_path / "first")
+    first, second = (load_student(tmp_path / name)[0].state_dict() for name in ("first", "second"))
+    parameters = [name for name in first if "running" not in name and "num_batches" not in name]
+    assert all(torch.allclose(first[name], second[name], atol=1e-6) for name in parameters)
+    with pytest.raises(SoftfocusError, match="another kind"):
+        train(small_set, out=tmp_path / "third", config=quick(start, "student.channels=24"), device="cpu")
+
+
+def test_all_photographs_can_be_learnt(small_set: Path, tmp_path: Path) -> None:
+    """For a last run the validation split is learnt too: then nothing is validated, and the last student counts."""
+    summary = train(small_set, out=tmp_path / "run", config=quick("data.splits=[train, val]"), device="cpu")
+    assert (summary.training_samples, summary.validation_samples) == (15, 0)
+    assert not (tmp_path / "run" / "best.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_are_one_with_a_larger_batch(small_set: Path, small_labels: Path, tmp_path: Path) -> None:
+    """torchrun with two processes: the loss curve of one process that averages the same two halves."""
+    options = [part for override in QUICK if "batch" not in override for part in ("--set", override)]
+    common = ["train", str(small_set), "--labels", str(small_labels), "--device", "cpu", *options]
+    shared = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "cli.py"]
+    two, one = str(tmp_path / "two"), str(tmp_path / "one")
+    root = Path(__file__).parents[1]
+    subprocess.run([*shared, *common, "-o", two, "--set", "data.batch_size=4"], cwd=root, check=True)
+    command = [sys.executable, "cli.py", *common, "-o", one, "--set", "data.batch_size=2"]
+    subprocess.run([*command, "--set", "optimiser.accumulate=2"], cwd=root, check=True)
+    curves = [[float(row["loss"]) for row in metrics(Path(run))] for run in (two, one)]
+    np.testing.assert_allclose(*curves, rtol=1e-4)

@@ -231,7 +231,7 @@ class Batches:
             return
         if self._keep or self._folder is not None:
             self._cache = self._cache or self._fill()
-            if self._cache.images.device == self.device:
+            if self._cache.images.device.type == self.device.type == "cuda":
                 yield from (self._cache.select(rows) for rows in steps)
             else:
                 yield from self._gathered(self._cache, steps)

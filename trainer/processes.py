@@ -58,7 +58,7 @@ class Processes:
                 f"data.batch_size: {len(rows)} samples cannot be shared by {self.count} processes; "
                 f"choose a multiple of {self.count}"
             )
-        return rows[self.rank :: self.count]
+        return rows.chunk(self.count)[self.rank]
 
     def wrap(self, student: nn.Module, *, has_unused: bool) -> nn.Module:
         """The student as it is to be called in training."""

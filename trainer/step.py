@@ -62,6 +62,8 @@ class Stepper:
             terms = torch.compile(self._terms, dynamic=False)
         self._gradients: Gradients = lambda *inputs: _backward(terms(*inputs), config.optimiser.accumulate)
         self._recorded = config.cuda_graph and device.type == "cuda" and processes.count == 1
+        if device.type == "cuda":
+            torch.backends.cudnn.benchmark = True  # shapes stay the same: the fastest kernels are worth a search
         if self._recorded:
             self._gradients = _Recorded(self._gradients, student)
 
