@@ -117,7 +117,7 @@ def test_a_value_that_does_not_exist_trains_nothing(small_set: Path, small_label
 def test_runs_at_once_survive_a_worker_that_is_killed(small_set: Path, small_labels: Path, tmp_path: Path) -> None:
     """SIGKILL to one of two processes costs its run; the others are made, and the next call makes it up."""
     out = tmp_path / "sweep"
-    command = arguments(small_set, small_labels, out, "--seeds", "0-3", "--at-once", 2, "--json", epochs=40)
+    command = arguments(small_set, small_labels, out, "--seeds", "0-3", "--at-once", 2, "--json", epochs=20)
     process = subprocess.Popen(
         [sys.executable, "cli.py", *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -136,7 +136,7 @@ def test_runs_at_once_survive_a_worker_that_is_killed(small_set: Path, small_lab
 def test_ctrl_c_stops_all_runs_and_they_go_on(small_set: Path, small_labels: Path, tmp_path: Path) -> None:
     """Each of two runs at once saves its state, the exit code is 130, and no process is left behind."""
     out = tmp_path / "sweep"
-    command = arguments(small_set, small_labels, out, "--seeds", "0-1", "--at-once", 2, "--json", epochs=300)
+    command = arguments(small_set, small_labels, out, "--seeds", "0-1", "--at-once", 2, "--json", epochs=60)
     process = subprocess.Popen(
         [sys.executable, "cli.py", *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
