@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from commands import bench, data, labels, runs, training
+from commands import audit, bench, data, labels, runs, training
 from commands.console import PATH
 from pipeline.errors import SoftfocusError
 
@@ -52,6 +52,9 @@ def main() -> None:
 for command in (
     data.index,
     labels.label,
+    labels.fuse,
+    audit.status,
+    audit.verify,
     data.synth,
     training.train,
     training.evaluate,

@@ -30,11 +30,10 @@ from benchmarks.architectures import create_teacher
 from benchmarks.busy import busy_share
 from benchmarks.rounds import seconds_a_call, seconds_of_each
 from pipeline.contract import LabelReader, Sample
-from trainer.augment import Draws, Inputs, augment, draw
+from trainer.augment import Draws, Inputs, draw
 from trainer.batch import Batch
 from trainer.config import Config
 from trainer.data import Batches, Order, Photographs
-from trainer.losses import joint_loss
 from trainer.model import create_student
 from trainer.optimiser import create_optimiser
 from trainer.processes import Processes
@@ -47,7 +46,7 @@ ON_DEVICE, MAPPED, DECODED = "offline, samples on the device", "offline, samples
 
 
 class StepRow(msgspec.Struct, frozen=True):
-    """One way to train: seconds a step, and how many times the bare step that is."""
+    """One way to train: milliseconds a step, and how many times the bare step that is."""
 
     way: str
     milliseconds: float
@@ -131,10 +130,10 @@ def measure_steps(
         online = [f"online, {name}" for name in teachers]
         # all of them before any is compiled: a new one makes torch forget compiled code that was not recorded
         steppers = {way: _stepper(config, device) for way in (AUGMENTED, ON_DEVICE, MAPPED, *online)}
-        steppers[BARE] = _BareStepper.like(_stepper(config, device), fixed, draws)
+        steppers[BARE] = _BareStepper.of(_stepper(config, device), fixed, draws)
         say("recording the steps")
         for stepper in steppers.values():  # before any loader's thread may disturb a recording
-            stepper([(fixed, draws)], step=0)
+            stepper([(fixed, draws)], step=0, progress=0.5)
         ways: dict[str, Callable[[], object]] = {
             BARE: _repeat(steppers[BARE], fixed, draws),
             AUGMENTED: _repeat(steppers[AUGMENTED], fixed, draws),
@@ -197,27 +196,14 @@ class _BareStepper(Stepper):
     ready: Inputs
 
     @classmethod
-    def like(cls, stepper: Stepper, batch: Batch, draws: Draws) -> _BareStepper:
-        """Made from a stepper that has not stepped yet."""
+    def of(cls, stepper: Stepper, batch: Batch, draws: Draws) -> _BareStepper:
+        """Takes over the student of a stepper that has not stepped yet."""
         bare = cls(stepper.student, stepper.optimiser, stepper.ema, stepper.config, Processes(str(draws.theta.device)))
-        bare.ready = augment(batch, draws, size=stepper.config.data.input_size)
+        bare.ready = stepper.inputs(batch, draws)
         return bare
 
-    def _terms(self, batch: Batch, draws: Draws, share: Tensor) -> dict[str, Tensor]:
-        images = self.ready.images
-        if self._layout is not None:
-            images = images.contiguous(memory_format=self._layout)
-        with self._mixed():
-            output = self._network(images)
-        return joint_loss(
-            output,
-            self.ready.mask,
-            self.ready.depth,
-            blur=self.config.blur_loss,
-            distillation=self.config.depth_loss,
-            confidence=self.ready.confidence,
-            distillation_weight=share * self.config.depth_loss.weight,
-        )
+    def inputs(self, batch: Batch, draws: Draws) -> Inputs:
+        return self.ready
 
 
 class _Teacher:
@@ -246,7 +232,7 @@ def _forward(teacher: _Teacher, images: Tensor) -> Callable[[], object]:
 
 
 def _repeat(stepper: Stepper, batch: Batch, draws: Draws) -> Callable[[], object]:
-    return lambda: stepper([(batch, draws)], step=1000)
+    return lambda: stepper([(batch, draws)], step=1000, progress=0.5)
 
 
 def _loop(
@@ -265,7 +251,7 @@ def _loop(
         batch, number = next(coming), next(numbers)
         if depth is not None:
             batch = batch._replace(depth=depth(batch.images))
-        return stepper([(batch, _draws(config, number, device))], step=1000 + number)
+        return stepper([(batch, _draws(config, number, device))], step=1000 + number, progress=0.5)
 
     return step
 

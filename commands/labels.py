@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from typing import Any
 
 import click
 
-from commands.console import LEFT_OUT, PATH, device_option, json_option, list_left_out, progress_bar, show_result
+from commands.console import LEFT_OUT, PATH, json_option, list_left_out, progress_bar, show_result
+from commands.teacher import take_teacher, teacher_options, with_confidence
+from commands.workers import TeamFactory, worker_options
 
 
 @click.command()
 @click.argument("manifest", type=PATH)
 @click.argument("store", type=PATH)
-@click.option("--teacher", required=True, help="hf:NAME_OR_FOLDER, onnx:FILE, demo, student:RUN, or a plug-in's.")
-@click.option("--card", help="How an ONNX teacher wants its input: a YAML file, or a known card's name.")
-@click.option("--size", type=click.IntRange(min=32), help="The teacher's input size, in its own size rule.")
+@teacher_options(required=True, device=False)
+@click.option("--dtype", type=click.Choice(["u16", "u8"]), help="Of the stored maps. [default: u16]")
 @click.option(
-    "--precision", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True
+    "--codec",
+    type=click.Choice(["delta-deflate", "deflate", "none", "delta-zstd"]),
+    help="How maps become bytes; `softfocus bench codec` compares them. [default: delta-deflate]",
 )
-@click.option("--dtype", type=click.Choice(["u16", "u8", "f16"]), help="Of the stored maps. [default: u16]")
+@click.option(
+    "--confidence",
+    type=click.Choice(["none", "flip"]),
+    help="flip: ask for the mirror image too, store the mean and how far the two agree. [default: none]",
+)
 @click.option("--shard-size", type=click.IntRange(min=1), help="Maps a shard. [default: 256]")
 @click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True)
 @click.option("--workers", type=int, default=-1, show_default=True, help="Threads that decode; -1: one a core.")
 @click.option("--retry-failed", is_flag=True, help="Label the photographs again that failed before.")
-@device_option
+@worker_options
 @json_option
-def label(manifest: Path, store: Path, as_json: bool, **options: Any) -> int:
+def label(
+    manifest: Path, store: Path, make_team: TeamFactory, batch_size: int, workers: int, as_json: bool, **options: Any
+) -> int:
     """Run a depth teacher over every photograph, once, and store its soft labels.
 
     \b
@@ -35,18 +43,30 @@ def label(manifest: Path, store: Path, as_json: bool, **options: Any) -> int:
       softfocus label cuhk.jsonl labels --teacher demo
       softfocus label cuhk.jsonl labels --teacher hf:depth-anything/Depth-Anything-V2-Small-hf
       softfocus label cuhk.jsonl labels --teacher onnx:midas.onnx --card midas.yaml
+      softfocus label cuhk.jsonl labels --teacher demo --confidence flip
+
+    \b
+    Many workers: every GPU of this machine; a dask cluster; the second of four jobs of a job array.
+      softfocus label cuhk.jsonl labels --teacher demo --device all
+      softfocus label cuhk.jsonl labels --teacher demo --backend dask --address tcp://HOST:8786
+      softfocus label cuhk.jsonl labels --teacher demo --part 2/4
     """
     from pipeline.distill import label
-    from pipeline.teachers import load_teacher
 
-    register_students()
-    spec = options.pop("teacher")
-    how = {key: options.pop(key) for key in ("device", "card", "size", "precision")}
-    asked = " ".join([spec, *(f"{key}={value}" for key, value in how.items() if value and key != "device")])
-    load = functools.partial(load_teacher, spec, **how)
+    load, asked = take_teacher(options)
+    assert load is not None
+    load, said = with_confidence(load, store, options.pop("confidence"))
     with progress_bar("label", "maps") as show:
         summary = label(
-            manifest, store, load_teacher=load, asked=asked, progress=lambda p: show(p.done, p.total, p.note), **options
+            manifest,
+            store,
+            load_teacher=load,
+            team=make_team(store, load, batch_size, workers),
+            batch_size=batch_size,
+            workers=workers,
+            asked=asked + said,
+            progress=lambda p: show(p.done, p.total, p.note),
+            **options,
         )
     list_left_out(f"{sample}: {reason}" for sample, reason in summary.failed)
     stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in summary.stage_seconds.items())
@@ -58,8 +78,36 @@ def label(manifest: Path, store: Path, as_json: bool, **options: Any) -> int:
     return LEFT_OUT if summary.failed else 0
 
 
-def register_students() -> None:
-    from pipeline.teachers import register_kind
+@click.command()
+@click.argument("out", type=PATH)
+@click.argument("stores", type=PATH, nargs=-1, required=True)
+@click.option("--manifest", required=True, type=PATH, help="Whose photographs to fuse the labels of.")
+@click.option("--dtype", type=click.Choice(["u16", "u8"]), help="Of the stored maps. [default: u16]")
+@click.option("--shard-size", type=click.IntRange(min=1), help="Maps a shard. [default: 256]")
+@click.option("--workers", type=int, default=-1, show_default=True, help="Threads; -1: one a core.")
+@click.option("--retry-failed", is_flag=True, help="Try those again that lacked a label in one of the stores.")
+@json_option
+def fuse(out: Path, stores: tuple[Path, ...], manifest: Path, as_json: bool, **options: Any) -> int:
+    """Fuse the labels of several stores into a new one: aligned to the first, their median, and how far they agree.
 
-    register_kind("demo", "trainer.teach:load_demo")
-    register_kind("student", "trainer.teach:load_student_teacher")
+    \b
+    Stopped at any moment, the same command goes on where it stopped. Example:
+      softfocus fuse both small large --manifest cuhk.jsonl
+    """
+    from pipeline.distill import label
+    from pipeline.distill.fuse import StoresTeacher
+
+    asked = " ".join(["fuse", *(str(store) for store in stores)])
+    with progress_bar("fuse", "maps") as show:
+        summary = label(
+            manifest,
+            out,
+            load_teacher=lambda: StoresTeacher(stores, manifest),
+            asked=asked,
+            progress=lambda p: show(p.done, p.total, p.note),
+            **options,
+        )
+    list_left_out(f"{sample}: {reason}" for sample, reason in summary.failed)
+    lines = [f"{out}: {summary.labelled} maps fused, {summary.kept} there before, {len(summary.failed)} left out"]
+    show_result(summary, as_json, lines)
+    return LEFT_OUT if summary.failed else 0

@@ -94,7 +94,13 @@ def train(manifest: Path, labels: Path | None, out: Path, as_json: bool, **optio
 @click.option("--model", required=True, type=PATH, help="A run folder or .safetensors file.")
 @click.option("--split", type=click.Choice(SPLITS), default="test", show_default=True)
 @click.option("--labels", type=PATH, help="Also compare the student's depth with this store.")
-@click.option("--input-size", type=click.IntRange(min=32), help="Side of the network's input. [default: as trained]")
+@click.option(
+    "--input-size",
+    "input_sizes",
+    type=click.IntRange(min=32),
+    multiple=True,
+    help="Side of the network's input; several are averaged over. [default: the student's own]",
+)
 @click.option("--per-image", type=PATH, help="Write each image's figures to this CSV file.")
 @device_option
 @json_option
@@ -117,7 +123,8 @@ def evaluate(manifest: Path, as_json: bool, per_image: Path | None, **options: A
         write_evaluation(options["model"], report.name, report)
     if per_image is not None:
         write_csv(per_image, report.per_image)
-    lines = [f"{report.model}: {report.images} images of {report.split} at {report.input_size} x {report.input_size}"]
+    sizes = " and ".join(f"{size} x {size}" for size in report.input_sizes)
+    lines = [f"{report.model}: {report.images} images of {report.split} at {sizes}"]
     for protocol, measures in report.measures.items():
         lines.append(f"  {protocol:16s}" + "".join(f"  {name} {value:.4f}" for name, value in measures.items()))
     lines += [f"  depth             {name} {value:.4f}" for name, value in report.depth.items()]
@@ -129,7 +136,13 @@ def evaluate(manifest: Path, as_json: bool, per_image: Path | None, **options: A
 @click.option("-o", "--out", required=True, type=PATH, help="Folder of the maps.")
 @click.option("--model", required=True, type=PATH, help="A run folder or .safetensors file.")
 @click.option("--depth", is_flag=True, help="Also write STEM.depth.png, white = near.")
-@click.option("--input-size", type=click.IntRange(min=32), help="Side of the network's input. [default: as trained]")
+@click.option(
+    "--input-size",
+    "input_sizes",
+    type=click.IntRange(min=32),
+    multiple=True,
+    help="Side of the network's input; several are averaged over. [default: the student's own]",
+)
 @device_option
 @json_option
 def predict(photographs: tuple[Path, ...], as_json: bool, **options: Any) -> int:

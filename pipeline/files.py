@@ -13,13 +13,39 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline.errors import SoftfocusError
 
-__all__ = ["FileTaken", "clean_temporaries", "new_file", "sha256_file"]
+__all__ = [
+    "FileTaken",
+    "Temporary",
+    "clean_temporaries",
+    "find_temporaries",
+    "make_folder",
+    "new_file",
+    "sha256_file",
+    "sync_folder",
+    "temporary_for",
+]
 
-_TEMPORARY = re.compile(r"\..*\.(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}\.tmp")
+_TEMPORARY = re.compile(r"\.(?P<target>.*)\.(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}\.tmp")
 _STALE_AFTER_S = 24 * 3600
+
+
+class Temporary(NamedTuple):
+    """A file that a process writes, or wrote when it was killed.
+
+    Attributes:
+        target: the name that it is to get, cut to 40 characters.
+        left_over: its process is dead, as far as that can be known from here.
+        written: when it was last written to, seconds since the epoch.
+    """
+
+    path: Path
+    target: str
+    left_over: bool
+    written: float
 
 
 class FileTaken(SoftfocusError):
@@ -42,16 +68,16 @@ def new_file(path: Path | str, *, replace: bool = True) -> Iterator[Path]:
         FileTaken: `path` exists and `replace` is False.
     """
     path = Path(path)
-    temporary = _temporary_for(path)
+    temporary = temporary_for(path)
     try:
-        _make_folder(path.parent)
+        make_folder(path.parent)
         yield temporary
         _sync(temporary)
         if replace:
             os.replace(temporary, path)
         else:
             _link(temporary, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise SoftfocusError(f"{path}: cannot be written ({error}); free space or choose another place") from error
     finally:
@@ -67,13 +93,26 @@ def clean_temporaries(folder: Path | str) -> list[Path]:
     that costs a live process one clear error at worst, as nothing is renamed before it is whole.
     """
     removed = []
-    with contextlib.suppress(OSError):  # no such folder, or one that may only be read
-        for entry in list(os.scandir(folder)):
-            match = _TEMPORARY.fullmatch(entry.name)
-            if match and _is_left_over(entry, match["machine"], int(match["pid"])):
-                Path(entry.path).unlink(missing_ok=True)
-                removed.append(Path(entry.path))
+    with contextlib.suppress(OSError):  # a folder that may only be read
+        for temporary in find_temporaries(folder):
+            if temporary.left_over:
+                temporary.path.unlink(missing_ok=True)
+                removed.append(temporary.path)
     return removed
+
+
+def find_temporaries(folder: Path | str) -> list[Temporary]:
+    """The files in a folder that `new_file` has open, or had when its process was killed, by name."""
+    found = []
+    with contextlib.suppress(OSError):  # no such folder
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+            match = _TEMPORARY.fullmatch(entry.name)
+            with contextlib.suppress(FileNotFoundError):  # finished meanwhile
+                if match:
+                    written = entry.stat().st_mtime
+                    left_over = _is_left_over(written, match["machine"], int(match["pid"]))
+                    found.append(Temporary(Path(entry.path), match["target"], left_over, written))
+    return found
 
 
 def sha256_file(path: Path | str) -> str:
@@ -85,7 +124,7 @@ def sha256_file(path: Path | str) -> str:
     return digest.hexdigest()
 
 
-def _temporary_for(path: Path) -> Path:
+def temporary_for(path: Path) -> Path:
     """A hidden name beside `path` that says who writes it (the name cut, as names have a limit)."""
     who = f"{_machine()}-{os.getpid()}-{secrets.token_hex(4)}"
     return path.with_name(f".{path.name[:40]}.{who}.tmp")
@@ -101,10 +140,10 @@ def _machine() -> str:
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:8]
 
 
-def _is_left_over(entry: os.DirEntry[str], machine: str, pid: int) -> bool:
+def _is_left_over(written: float, machine: str, pid: int) -> bool:
     if machine == _machine() and os.name == "posix" and not _is_alive(pid):
         return True
-    return time.time() - entry.stat().st_mtime > _STALE_AFTER_S
+    return time.time() - written > _STALE_AFTER_S
 
 
 def _is_alive(pid: int) -> bool:
@@ -117,13 +156,13 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
     """Make a folder with its parents so that it is still there after a loss of power."""
     if folder.is_dir():
         return
-    _make_folder(folder.parent)
+    make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
-    _sync_folder(folder.parent)
+    sync_folder(folder.parent)
 
 
 def _link(temporary: Path, path: Path) -> None:
@@ -136,7 +175,8 @@ def _link(temporary: Path, path: Path) -> None:
         os.replace(temporary, path)  # a file system without hard links: leaves a moment for a race
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable, where the file system can."""
     try:
         _sync(folder)
     except OSError as error:

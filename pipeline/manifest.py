@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -26,6 +26,7 @@ __all__ = [
     "iter_manifest",
     "read_manifest",
     "sample_problem",
+    "select_samples",
     "write_manifest",
 ]
 
@@ -153,6 +154,27 @@ def write_manifest(path: Path | str, samples: Iterable[Sample], *, root: Path | 
         lines.append(_encode(path, sample))
     with new_file(path) as temporary:
         temporary.write_bytes(b"\n".join(lines) + b"\n")
+
+
+def select_samples(manifest: Path | str, ids: Container[str], *, out: Path | str) -> int:
+    """Write the samples of a manifest whose id is in `ids` as a manifest of its own; returns their number.
+
+    Raises:
+        ManifestError: as `iter_manifest`.
+        SoftfocusError: `out` cannot be written.
+    """
+    count, root = 0, ""
+    with new_file(out) as temporary, temporary.open("wb") as file:
+        for sample in iter_manifest(manifest):
+            if sample.id not in ids:
+                continue
+            if sample.root != root:
+                root = sample.root
+                header = _Header(softfocus="manifest", version=VERSION, root=root)
+                file.write(msgspec.json.encode(header) + b"\n")
+            file.write(_encode(Path(out), sample) + b"\n")
+            count += 1
+    return count
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:

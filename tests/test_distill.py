@@ -21,6 +21,7 @@ from PIL import Image
 from pipeline.distill import LabelProgress, label
 from pipeline.distill import job as job_module
 from pipeline.distill.feed import prepare
+from pipeline.distill.meters import Meters
 from pipeline.distill.predictor import Predictor, is_out_of_memory
 from pipeline.errors import SoftfocusError
 from pipeline.manifest import Sample, write_manifest
@@ -284,7 +285,7 @@ def test_progress_and_summary_say_where_the_time_went(tmp_path: Path) -> None:
 
 def test_progress_note_names_failures_and_who_the_teacher_waits_for() -> None:
     """A line for people: silent when all is well."""
-    stages = dict.fromkeys(job_module.Meters().seconds, 0.0)
+    stages = dict.fromkeys(Meters().seconds, 0.0)
     quiet = LabelProgress(
         done=1, total=2, failed=0, shards_done=0, shards=1, seconds=10.0, rate=0.1, stage_seconds=stages
     )
@@ -697,7 +698,7 @@ def test_place_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None
     """A path through a file stands for every folder that cannot be made."""
     manifest = make_set(tmp_path, 2)
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match=r"file/labels/store\.json: cannot be written"):
+    with pytest.raises(StoreError, match=r"file/labels/README\.txt: cannot be written"):
         label(manifest, tmp_path / "file" / "labels", load_teacher=RampTeacher)
 
 

@@ -46,10 +46,14 @@ def test_first_screen_has_the_two_commands() -> None:
     assert blocks[1].rstrip().endswith("pytest")
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "EXPERIMENTS.md", "datasets.md"])
+PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "EXPERIMENTS.md", "datasets.md"]
+PAGES += [f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page: str) -> None:
     """Every relative link and picture exists."""
     text = (ROOT / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", text):
         if not target.startswith("http"):
-            assert (ROOT / target).exists(), f"{page}: {target}"
+            assert (ROOT / page).parent.joinpath(target).exists(), f"{page}: {target}"

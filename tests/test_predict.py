@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 
 from pipeline.contract import SoftfocusError
-from trainer.checkpoint import save_student
+from trainer.checkpoint import load_student, save_student
 from trainer.config import load_config
-from trainer.evaluate import evaluate
+from trainer.evaluate import evaluate, predict_maps
 from trainer.model import create_student
 from trainer.predict import predict
+from trainer.resizing import resize_bilinear
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +105,7 @@ def test_what_cannot_be_predicted_is_named(student: Path, tmp_path: Path) -> Non
     with pytest.raises(SoftfocusError, match=r"other\.safetensors"):
         predict([one], out=tmp_path / "out", model=tmp_path / "other.safetensors")
     with pytest.raises(SoftfocusError, match="64 x 64"):
-        predict([one], out=tmp_path / "out", model=student, input_size=70, device="cpu")
+        predict([one], out=tmp_path / "out", model=student, input_sizes=[70], device="cpu")
     assert not (tmp_path / "out").exists()
 
 
@@ -126,3 +127,28 @@ def test_a_split_without_masks_cannot_be_scored(student: Path, small_set: Path, 
     manifest.write_text("\n".join(lines) + "\n")
     with pytest.raises(SoftfocusError, match="'val'"):
         evaluate(manifest, model=student, split="val", device="cpu")
+
+
+def test_several_sizes_are_averaged(student: Path) -> None:
+    """Two input sizes: the mean of both maps at the larger one."""
+    network, _, _ = load_student(student)
+    image = np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8)
+    small, large = (predict_maps(network, image, sizes=[size])[0] for size in (64, 96))
+    both, depth = predict_maps(network, image, sizes=[64, 96])
+    np.testing.assert_allclose(both, (resize_bilinear(small, (96, 96)) + large) / 2, atol=1e-6)
+    assert depth.shape == (96, 96)
+
+
+def test_a_student_of_masks_alone_gives_no_depth(tmp_path: Path) -> None:
+    """What was never learnt is not written."""
+    config = load_config(overrides=["student.encoder=test_efficientnet", "student.channels=16", "depth_loss.weight=0"])
+    network = create_student("lite", encoder="test_efficientnet", channels=16)
+    save_student(tmp_path / "tiny.safetensors", network.state_dict(), config)
+    with pytest.raises(SoftfocusError, match="masks alone"):
+        predict(
+            [photograph(tmp_path / "a.png")],
+            out=tmp_path,
+            model=tmp_path / "tiny.safetensors",
+            depth=True,
+            device="cpu",
+        )

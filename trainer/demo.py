@@ -73,7 +73,7 @@ def show_run(
 
 def _row(student: Any, sample: Sample, reader: LabelReader, size: int, error: float) -> dict[str, Any]:
     image = read_image(sample.image_path)
-    blur, depth = predict_maps(student, [image], size=size)[0]
+    blur, depth = predict_maps(student, image, sizes=(size,))
     assert sample.mask_path is not None
     assert sample.blur is not None
     mask = read_blur_mask(sample.mask_path, blur=sample.blur, size=(sample.height, sample.width))

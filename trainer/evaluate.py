@@ -24,11 +24,14 @@ from pipeline.contract import (
 )
 from trainer.augment import normalise
 from trainer.checkpoint import find_student, load_student
+from trainer.config import Config
 from trainer.data import squash
 from trainer.device import choose_device
+from trainer.labels import require_fresh
 from trainer.metrics import Evaluation
+from trainer.resizing import resize_bilinear
 
-__all__ = ["PROTOCOLS", "EvaluationReport", "evaluate", "predict_maps"]
+__all__ = ["PROTOCOLS", "EvaluationReport", "evaluate", "predict_maps", "sizes_in_use"]
 
 PROTOCOLS = ("dffnet", "paper", "paper_corrected")
 
@@ -51,7 +54,7 @@ class EvaluationReport(msgspec.Struct, frozen=True):
     split: str
     epoch: int | None
     images: int
-    input_size: int
+    input_sizes: tuple[int, ...]
     measures: dict[str, dict[str, float]]
     depth: dict[str, float]
     per_image: list[dict[str, Any]]
@@ -63,7 +66,7 @@ def evaluate(
     model: Path | str,
     split: str = "test",
     labels: Path | str | None = None,
-    input_size: int | None = None,
+    input_sizes: Sequence[int] = (),
     device: str = "auto",
     protocols: Sequence[str] = PROTOCOLS,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -75,19 +78,22 @@ def evaluate(
         model: a run folder or a student's `.safetensors` file.
         split: train, val or test.
         labels: a label store, to also compare the student's depth with the teacher's.
-        input_size: side of the square the network sees; by default that of its training.
+        input_sizes: sides of the squares the network sees, averaged over; by default the student's own.
         device: see `trainer.device.choose_device`.
         protocols: names known to `trainer.metrics`.
         progress: called with (done, total) images.
 
     Raises:
-        SoftfocusError: no such model, or no sample with a mask (or a label) in the split.
+        SoftfocusError: no such model, no sample with a mask (or a label) in the split, or labels of other
+            photographs than the manifest has.
     """
     where = choose_device(device)
     student, config, figures = load_student(model, device=where)
-    size = input_size or config.data.input_size
+    sizes = tuple(input_sizes) or sizes_in_use(config)
     reader = LabelReader(labels) if labels is not None else None
     samples = [s for s in read_manifest(manifest, split=split) if s.mask is not None or (reader and s.id in reader)]
+    if reader is not None:
+        require_fresh(reader, samples)
     if not samples:
         raise SoftfocusError(f"{manifest}: no sample of split {split!r} has a mask; choose another --split")
     evaluation = Evaluation(protocols=protocols)
@@ -95,7 +101,7 @@ def evaluate(
     correlations: list[float] = []
     images = _ahead(samples, lambda sample: (read_image(sample.image_path), _mask(sample)))
     for done, (sample, (image, mask)) in enumerate(images, 1):
-        blur, depth = predict_maps(student, [image], size=size)[0]
+        blur, depth = predict_maps(student, image, sizes=sizes)
         if mask is not None:
             evaluation.update(blur, mask, sample.id)
             masked += 1
@@ -106,7 +112,7 @@ def evaluate(
     parts = [
         Path(manifest).stem if trained_from not in (None, sha256_file(manifest)) else "",
         split,
-        str(size) if size != config.data.input_size else "",
+        "+".join(map(str, sizes)) if sizes != sizes_in_use(config) else "",
     ]
     return EvaluationReport(
         model=str(find_student(model)),
@@ -115,30 +121,48 @@ def evaluate(
         split=split,
         epoch=figures.get("epoch"),
         images=len(samples),
-        input_size=size,
+        input_sizes=sizes,
         measures=evaluation.result() if masked else {},
         depth={"rank_correlation": float(np.mean(correlations))} if correlations else {},
         per_image=evaluation.per_image,
     )
 
 
-def predict_maps(student: nn.Module, images: Sequence[np.ndarray], *, size: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Blur probability and relative inverse depth of photographs, each float32 (size, size).
+def sizes_in_use(config: Config) -> tuple[int, ...]:
+    """Sides of the squares that a student sees in use."""
+    return config.data.test_sizes or (config.data.input_size,)
+
+
+def predict_maps(student: nn.Module, image: np.ndarray, *, sizes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Blur probability and relative inverse depth of a photograph, each float32 (S, S), S the largest of `sizes`.
 
     Args:
         student: in evaluation mode; runs on the device it lies on.
-        images: uint8 (H, W, 3), any sizes; each is squashed to (size, size) as in training.
-        size: a multiple of the student's stride.
+        image: uint8 (H, W, 3), of any size; it is squashed to each of `sizes` as in training.
+        sizes: multiples of the student's stride; the maps are averaged, each depth first scaled to [0, 1].
+
+    Raises:
+        SoftfocusError: a size that does not fit, naming one that would.
     """
     device = next(student.parameters()).device
-    batch = torch.from_numpy(np.stack([squash(image, size) for image in images])).to(device)
-    with torch.inference_mode():
-        try:
-            output = student(normalise(batch.permute(0, 3, 1, 2).float() / 255))
-        except ValueError as error:
-            raise SoftfocusError(f"input size {size}: {error}") from error
-    blur, depth = output.blur[0][:, 0].float().sigmoid(), output.depth[0][:, 0].float()
-    return list(zip(blur.cpu().numpy(), depth.cpu().numpy(), strict=True))
+    blur_maps, depth_maps = [], []
+    for size in sizes:
+        batch = torch.from_numpy(squash(image, size)[None]).to(device)
+        with torch.inference_mode():
+            try:
+                output = student(normalise(batch.permute(0, 3, 1, 2).float() / 255))
+            except ValueError as error:
+                raise SoftfocusError(f"input size {size}: {error}") from error
+        blur_maps.append(output.blur[0][0, 0].float().sigmoid().cpu().numpy())
+        depth_maps.append(output.depth[0][0, 0].float().cpu().numpy())
+    if len(sizes) == 1:
+        return blur_maps[0], depth_maps[0]
+    depth_maps = [(d - d.min()) / max(float(np.ptp(d)), 1e-12) for d in depth_maps]
+    return _averaged(blur_maps, max(sizes)), _averaged(depth_maps, max(sizes))
+
+
+def _averaged(maps: Sequence[np.ndarray], size: int) -> np.ndarray:
+    return np.asarray(np.mean([resize_bilinear(m, (size, size)) for m in maps], axis=0, dtype=np.float32))
 
 
 def _mask(sample: Sample) -> np.ndarray | None:

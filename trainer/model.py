@@ -84,7 +84,7 @@ class LiteStudent(nn.Module):
             self.steps, self.laterals[1:], self.refine[1:], self.heads[1:], features[1:], strict=True
         ):
             # the 1x1 convolution comes before the up-sampling: the same result for a quarter of the work
-            x = refine(F.interpolate(step(x), size=feature.shape[-2:], mode="nearest") + lateral(feature))
+            x = refine(_enlarged(step(x), feature.shape[-2:]) + lateral(feature))
             sides.append(head(x))
         # up-sampling and the 1x1 fusion are both linear: fusing on the finest scale is cheaper
         finest = sides[-1].shape[-2:]
@@ -99,6 +99,12 @@ class LiteStudent(nn.Module):
             blur=[fused_blur, *(side[:, :1] for side in sides)],
             depth=[fused_depth, *(side[:, 1:] for side in sides)],
         )
+
+
+def _enlarged(x: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Nearest up-sampling in the precision of `x`: autocast would make it, and all that is added to it, float32."""
+    with torch.autocast(x.device.type, enabled=False):
+        return F.interpolate(x, size=size, mode="nearest")
 
 
 def create_student(

@@ -15,7 +15,7 @@ from torch import nn
 from pipeline.contract import SoftfocusError, new_file, read_image
 from trainer.checkpoint import load_student
 from trainer.device import choose_device
-from trainer.evaluate import predict_maps
+from trainer.evaluate import predict_maps, sizes_in_use
 from trainer.fusion import fuse_batch_norm
 
 __all__ = ["PHOTOGRAPH_SUFFIXES", "PredictSummary", "predict"]
@@ -36,7 +36,7 @@ def predict(
     out: Path | str,
     model: Path | str,
     depth: bool = False,
-    input_size: int | None = None,
+    input_sizes: Sequence[int] = (),
     device: str = "auto",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> PredictSummary:
@@ -47,7 +47,7 @@ def predict(
         out: folder of the maps.
         model: a run folder or a student's `.safetensors` file.
         depth: also write `STEM.depth.png`, white = near, each map stretched to the full range.
-        input_size: side of the square the network sees; by default that of its training.
+        input_sizes: sides of the squares the network sees, averaged over; by default the student's own.
         device: see `trainer.device.choose_device`.
         progress: called with (done, total).
 
@@ -64,8 +64,10 @@ def predict(
             raise SoftfocusError(f"{source} and {taken[target]} would both become {target}; rename one of them")
         taken[target] = source
     student, config, _ = load_student(model, device=choose_device(device))
-    size = input_size or config.data.input_size
-    student = _fused(student, size)
+    sizes = tuple(input_sizes) or sizes_in_use(config)
+    if depth and not config.depth_loss.weight:
+        raise SoftfocusError(f"{model}: this student has learnt masks alone, and gives no depth; leave --depth away")
+    student = _fused(student, sizes[0])
     written, failed = [], []
     for done, (source, target) in enumerate(pairs, 1):
         try:
@@ -73,7 +75,7 @@ def predict(
         except SoftfocusError as error:
             failed.append(str(error))
         else:
-            blur, near = predict_maps(student, [image], size=size)[0]
+            blur, near = predict_maps(student, image, sizes=sizes)
             _write(target, blur, image.shape[:2])
             written.append(str(target))
             if depth:

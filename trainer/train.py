@@ -20,12 +20,13 @@ import msgspec
 import torch
 from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
 
-from pipeline.contract import LabelReader, Sample, SoftfocusError, coverage, read_manifest, sha256_file
+from pipeline.contract import Sample, SoftfocusError, coverage, read_manifest, sha256_file
 from trainer.augment import Draws, draw
 from trainer.checkpoint import BEST, LAST, STATE, randomness, restore_randomness, save_state, save_student
 from trainer.config import Config
 from trainer.data import Batches, Order, Photographs, choose_samples, with_masks
 from trainer.initial import blank_student, initial_student
+from trainer.labels import open_labels, samples_digest
 from trainer.logs import RunLog, choose_shown
 from trainer.optimiser import Schedule, create_optimiser, freeze, keep_frozen
 from trainer.processes import Processes
@@ -97,7 +98,9 @@ def train(
     if labels is None and config.depth_loss.weight:
         say("no label store given (--labels): training on masks alone")
         config = msgspec.structs.replace(config, depth_loss=msgspec.structs.replace(config.depth_loss, weight=0.0))
-    reader = LabelReader(labels) if labels is not None and config.depth_loss.weight else None
+    reader = None
+    if labels is not None and config.depth_loss.weight:
+        reader = open_labels(labels, teacher=config.data.teacher)
     samples = read_manifest(manifest)
     used, covered = choose_samples(_learnt(samples, config), reader, partial=config.data.partial)
     validation = [
@@ -108,6 +111,7 @@ def train(
         "config": msgspec.to_builtins(config),
         "manifest_sha256": sha256_file(manifest),
         "labels": reader.fingerprint if reader else None,
+        "samples": samples_digest([*used, *validation], reader),
     }
     sources = {"manifest_sha256": identity["manifest_sha256"], "labels": identity["labels"]}
     state = open_run(run, config, identity, first=processes.is_first)
@@ -186,7 +190,9 @@ def train(
                     remember()
                 raise KeyboardInterrupt
             schedule.set(step)
-            terms = stepper([(next(coming), draws(next(parts))) for _ in range(accumulate)], step=step)
+            terms = stepper(
+                [(next(coming), draws(next(parts))) for _ in range(accumulate)], step=step, progress=step / total_steps
+            )
             for name, value in terms.items():  # stays on the device: reading it would make the loop wait
                 sums[name] = sums.get(name, 0.0) + value
             step += 1

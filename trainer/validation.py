@@ -31,9 +31,7 @@ class Validation:
     def __init__(
         self, samples: Sequence[Sample], reader: LabelReader | None, config: Config, device: torch.device
     ) -> None:
-        weights = config.blur_loss
-        learns_masks = any((weights.bce, weights.iou, weights.l1))
-        self.measure = "val_mae" if learns_masks and any(s.mask for s in samples) else "val_depth"
+        self.measure = "val_mae" if config.blur_loss.in_use and any(s.mask for s in samples) else "val_depth"
         self.ids = [s.id for s in samples]
         self.per_image: list[dict[str, Any]] = []
         self.batch_size = config.data.batch_size

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.manifest import iter_manifest
+from pipeline.manifest import SPLITS, iter_manifest
 from pipeline.store import Images
 
 __all__ = ["Columns", "read_columns"]
@@ -22,9 +22,13 @@ class Columns:
 
     Attributes:
         images: what planning needs.
+        splits: (M,) uint8, place of each sample's split in SPLITS.
+        masked: (M,) bool, whether it has a blur mask.
     """
 
     images: Images
+    splits: npt.NDArray[np.uint8]
+    masked: npt.NDArray[np.bool_]
     _paths: npt.NDArray[Any]
     _root_numbers: npt.NDArray[Any]
     _roots: list[str]
@@ -46,13 +50,15 @@ def read_columns(manifest: Path | str) -> Columns:
     """
     ids: list[bytes] = []
     paths: list[bytes] = []
-    sha256 = bytearray()
+    sha256, splits, masked = bytearray(), bytearray(), bytearray()
     sizes, root_numbers = array("i"), array("i")
     roots: dict[str, int] = {}
     for sample in iter_manifest(manifest):
         ids.append(sample.id.encode())
         paths.append(sample.image.encode())
         sha256 += bytes.fromhex(sample.sha256)
+        splits.append(SPLITS.index(sample.split))
+        masked.append(sample.mask is not None)
         sizes.append(sample.height)
         sizes.append(sample.width)
         root_numbers.append(roots.setdefault(sample.root, len(roots)))
@@ -65,4 +71,11 @@ def read_columns(manifest: Path | str) -> Columns:
         sizes=np.frombuffer(sizes, np.int32).reshape(-1, 2)[order],
     )
     path_column = np.array(paths, dtype=np.bytes_)[order]
-    return Columns(images, path_column, np.frombuffer(root_numbers, np.int32)[order], list(roots))
+    return Columns(
+        images=images,
+        splits=np.frombuffer(splits, np.uint8)[order],
+        masked=np.frombuffer(masked, np.bool_)[order],
+        _paths=path_column,
+        _root_numbers=np.frombuffer(root_numbers, np.int32)[order],
+        _roots=list(roots),
+    )

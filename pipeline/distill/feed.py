@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from pipeline.distill.meters import Meters
-from pipeline.distill.tasks import Survey, Task
+from pipeline.distill.tasks import Task
 from pipeline.errors import SoftfocusError
 from pipeline.images import ImageError, read_image
 
-__all__ = ["Batch", "feed", "prepare"]
+__all__ = ["Batch", "Source", "feed", "prepare"]
 
-Prepared = npt.NDArray[np.uint8] | str
-"""A photograph of the label's size (h, w, 3), or the reason why there is none."""
+Prepared = npt.NDArray[Any] | str
+"""A photograph of the label's size, uint8 (h, w, 3), or the reason why there is none."""
+
+Source = Callable[[int], tuple[Path, Path]]
+"""The photograph of a row of the plan, and the root that its manifest names."""
+
+
+class Read(Protocol):
+    """What `prepare` does. A teacher with a method `prepare` of this form decides itself what it is given."""
+
+    def __call__(self, path: Path, sha256: bytes, size: tuple[int, int], *, root: Path) -> npt.NDArray[Any] | str: ...
 
 
 @dataclass(frozen=True)
@@ -40,19 +50,26 @@ class Batch:
 
 
 def feed(
-    survey: Survey, pool: ThreadPoolExecutor, meters: Meters, *, batch_size: int, ahead: int
+    tasks: Iterable[Task],
+    source: Source,
+    pool: ThreadPoolExecutor,
+    meters: Meters,
+    *,
+    batch_size: int,
+    ahead: int,
+    read: Read | None = None,
 ) -> Generator[Batch, None, None]:
     """Batches in order, with at least `ahead` photographs being prepared beyond the one handed out.
 
     A batch never reaches over the end of a shard, and depends on the plan alone: what the teacher computes
-    does not depend on where an earlier run was interrupted.
+    does not depend on where an earlier run was interrupted. `read` does in place of `prepare`.
     """
     queue: deque[Batch] = deque()
     waiting = 0
     try:
-        for task, start in _cuts(survey.tasks(), batch_size):
+        for task, start in _cuts(tasks, batch_size):
             positions = task.positions[start : start + batch_size]
-            images = [pool.submit(_measured, survey, meters, task, position) for position in positions]
+            images = [pool.submit(_measured, read or prepare, source, meters, task, position) for position in positions]
             queue.append(Batch(task, positions, images, start == 0, start + batch_size >= len(task.positions)))
             waiting += len(positions)
             while waiting - len(queue[0].positions) >= ahead:
@@ -72,11 +89,11 @@ def _cuts(tasks: Iterable[Task], batch_size: int) -> Iterator[tuple[Task, int]]:
             yield task, start
 
 
-def _measured(survey: Survey, meters: Meters, task: Task, position: int) -> Prepared:
+def _measured(read: Read, source: Source, meters: Meters, task: Task, position: int) -> Prepared:
     with meters.measure("read and decode"):
-        path, root = survey.source(task.shard.start + position)
+        path, root = source(task.shard.start + position)
         size = task.shard.height, task.shard.width
-        return prepare(path, task.shard.sha256[position].tobytes(), size, root=root)
+        return read(path, task.shard.sha256[position].tobytes(), size, root=root)
 
 
 def prepare(path: Path, sha256: bytes, size: tuple[int, int], *, root: Path) -> Prepared:

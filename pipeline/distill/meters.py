@@ -9,10 +9,35 @@ from collections.abc import Iterator
 
 import msgspec
 
-__all__ = ["STAGES", "LabelProgress", "LabelSummary", "Meters"]
+__all__ = ["STAGES", "LabelProgress", "LabelSummary", "Meters", "StreamFigures"]
 
 STAGES = ("read and decode", "teacher", "encode", "write", "waiting for images", "waiting for the writer")
 """The first four add up the seconds of all threads at this work; the last two are those of the teacher's."""
+
+
+class StreamFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """What one stream of tasks has done so far.
+
+    Attributes:
+        done: photographs that went through the teacher or failed.
+        failed: those that failed.
+        labelled: maps in finished shards that this stream made.
+        shards, bytes: finished on disk.
+        failures: row -> reason of all rows of these shards without a label.
+        batch_size: the largest number of photographs that the teacher was given at once and had memory for.
+        seconds: since the stream began.
+        stage_seconds: by STAGES.
+    """
+
+    done: int = 0
+    failed: int = 0
+    labelled: int = 0
+    shards: int = 0
+    bytes: int = 0
+    failures: dict[int, str] = {}
+    batch_size: int = 0
+    seconds: float = 0.0
+    stage_seconds: dict[str, float] = {}
 
 
 class LabelProgress(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,7 +49,8 @@ class LabelProgress(msgspec.Struct, frozen=True, kw_only=True):
         shards_done, shards: finished on disk, and to do.
         seconds: since the teacher began.
         rate: photographs a second.
-        stage_seconds: by STAGES.
+        stage_seconds: by STAGES, of all workers together.
+        workers: processes that share the work.
     """
 
     done: int
@@ -35,13 +61,14 @@ class LabelProgress(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     rate: float
     stage_seconds: dict[str, float]
+    workers: int = 1
 
     @property
     def note(self) -> str:
         """What a progress line says beside the numbers: failures, and who the teacher waits for, if anybody."""
         notes = [f"{self.failed} left out"] if self.failed else []
         for stage in STAGES[-2:]:
-            share = self.stage_seconds[stage] / max(self.seconds, 1e-9)
+            share = self.stage_seconds.get(stage, 0.0) / max(self.seconds * self.workers, 1e-9)
             if share > 0.1:
                 notes.append(f"{share:.0%} {stage}")
         return ", ".join(notes)
@@ -60,7 +87,9 @@ class LabelSummary(msgspec.Struct, frozen=True, kw_only=True):
         seconds: of the whole run, planning and loading included.
         rate: photographs labelled a second, from the first to the last; 0 if there were none.
         batch_size: the largest number of photographs that the teacher was given at once and had memory for.
-        stage_seconds: by STAGES, empty where there was nothing to do.
+        stage_seconds: by STAGES, of all workers together; empty where there was nothing to do.
+        workers: processes that shared the work.
+        deaths: of them, those that died and were replaced.
         teacher: kind and name of the teacher whose labels the store holds.
     """
 
@@ -74,6 +103,8 @@ class LabelSummary(msgspec.Struct, frozen=True, kw_only=True):
     rate: float
     batch_size: int
     stage_seconds: dict[str, float]
+    workers: int = 1
+    deaths: int = 0
     teacher: str
 
 

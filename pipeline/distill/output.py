@@ -15,8 +15,19 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.distill.meters import Meters
+from pipeline.distill.presence import in_work
 from pipeline.distill.tasks import Task
-from pipeline.store import SEAL_BYTES, Packed, StoreDescription, encode, pack, read_results, shard_path, write_shard
+from pipeline.store import (
+    SEAL_BYTES,
+    Packed,
+    StoreDescription,
+    encode,
+    pack,
+    pack_confidence,
+    read_results,
+    shard_path,
+    write_shard,
+)
 from pipeline.teachers.base import Teacher
 
 __all__ = ["NO_VALUE", "Output"]
@@ -71,7 +82,10 @@ class Output:
         self._pending.append(self._writer.submit(self._write, task, self._queue))
 
     def put(self, position: int, result: npt.NDArray[np.float32] | str) -> None:
-        """One map (h, w), or the reason why there is none; waits while too many maps are not written yet."""
+        """One map (h, w), or (2, h, w) with its confidence, or the reason why there is none.
+
+        Waits while too many maps are not written yet.
+        """
         with self._meters.measure("waiting for the writer"):
             self._raise_errors()
             while not self._room.acquire(timeout=0.2):
@@ -115,8 +129,12 @@ class Output:
 
     def _packed(self, values: npt.NDArray[np.float32]) -> Packed | str:
         with self._meters.measure("encode"):
-            encoded = encode(values, self._description.dtype)
-            return NO_VALUE if encoded.invalid_count == values.size else pack(encoded)
+            depth, confidence = values if values.ndim == 3 else (values, None)
+            encoded = encode(depth, self._description.dtype)
+            if encoded.invalid_count == depth.size:
+                return NO_VALUE
+            packed = pack(encoded, self._description.codec)
+            return packed if confidence is None else packed._replace(confidence=pack_confidence(confidence))
 
     def _write(self, task: Task, results: _Results) -> None:
         """In the writing thread: one shard, from its first result to the renamed file."""
@@ -124,14 +142,15 @@ class Output:
         failures = dict(task.reasons)
         waited = [0.0]
         try:
-            seal = write_shard(
-                self._store,
-                self._description,
-                task.shard,
-                self._results(task, results, failures, waited),
-                provenance=self._teacher.provenance,
-                precision=str(getattr(self._teacher, "precision", "")),
-            )
+            with in_work(self._store, task.shard.number):
+                seal = write_shard(
+                    self._store,
+                    self._description,
+                    task.shard,
+                    self._results(task, results, failures, waited),
+                    provenance=self._teacher.provenance,
+                    precision=str(getattr(self._teacher, "precision", "")),
+                )
         except _Aborted:
             return
         self._meters.add("write", time.perf_counter() - begin - waited[0])

@@ -25,7 +25,7 @@ class Predictor:
         self.largest = 0
 
     def predict(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """uint8 (B, h, w, 3) to relative inverse depth, float32 (B, h, w).
+        """uint8 (B, h, w, 3) to relative inverse depth, float32 (B, h, w), or (B, 2, h, w) with confidence.
 
         Raises:
             TeacherError: out of memory with a single photograph, or maps of another shape.
@@ -55,10 +55,12 @@ class Predictor:
         if maps is None:
             _free_cached_memory()
             return None
-        if maps.shape != images.shape[:3]:
+        count, *size = images.shape[:3]
+        expected = (count, 2, *size) if self._teacher.provenance.confidence else (count, *size)
+        if maps.shape != expected:
             raise TeacherError(
                 f"{self._name}: gave maps of shape {maps.shape} for photographs of shape {images.shape}; "
-                f"expected {images.shape[:3]}: the network or its size rule is not what was said"
+                f"expected {expected}: the network or its size rule is not what was said"
             )
         return maps
 

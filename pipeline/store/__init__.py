@@ -2,13 +2,15 @@
 
     store.json          what every number means, and which teacher made it
     plan/0000.h5 ...    which label is in which row of which shard, decided before any work
-    shards/000000.h5    labels (N, H, W) as codes with offset and scale for each map, ids, hashes
+    shards/000000.h5    labels (N, H, W), offset and scale for each map, ids, hashes
 
 Everything is written whole or not at all, so a killed run loses its open shard and nothing else, and
 nothing needs a lock: processes that do the same work at once make the same files.
 """
 
-from pipeline.store.coverage import Coverage, SplitCoverage, coverage
+from pipeline.store.codec import CODECS, Codec, Packed, pack, unpack
+from pipeline.store.confidence import confidence_size, pack_confidence
+from pipeline.store.coverage import Coverage, SplitCoverage, count_splits, coverage, split_table
 from pipeline.store.description import (
     StoreDescription,
     check_empty,
@@ -17,19 +19,39 @@ from pipeline.store.description import (
     create_store,
     has_description,
     read_description,
+    render,
+    tool_version,
 )
-from pipeline.store.encoding import DTYPES, DType, Encoded, Packed, decode, encode, pack
+from pipeline.store.encoding import DTYPES, DType, Encoded, decode, encode
 from pipeline.store.errors import DamagedShard, MissingLabel, StoreError
-from pipeline.store.generations import read_plan, write_generation
+from pipeline.store.generations import (
+    place_generation,
+    read_plan,
+    recover_description,
+    redraw_generation,
+    write_generation,
+)
 from pipeline.store.plan import Generation, Images, Plan, PlanShard, next_generation
 from pipeline.store.reader import LabelReader
-from pipeline.store.seal import SEAL_BYTES
-from pipeline.store.shard import ABSENT, finished_shards, read_reasons, read_results, shard_path, write_shard
+from pipeline.store.seal import SEAL_BYTES, Seal, check_seal, read_seal
+from pipeline.store.shard import (
+    ABSENT,
+    finished_shards,
+    labelled_rows,
+    read_reasons,
+    read_results,
+    seal_at_home,
+    shard_files,
+    shard_path,
+    write_shard,
+)
 
 __all__ = [
     "ABSENT",
+    "CODECS",
     "DTYPES",
     "SEAL_BYTES",
+    "Codec",
     "Coverage",
     "DType",
     "DamagedShard",
@@ -41,25 +63,41 @@ __all__ = [
     "Packed",
     "Plan",
     "PlanShard",
+    "Seal",
     "SplitCoverage",
     "StoreDescription",
     "StoreError",
     "check_empty",
+    "check_seal",
     "check_settings",
     "check_teacher",
+    "confidence_size",
+    "count_splits",
     "coverage",
     "create_store",
     "decode",
     "encode",
     "finished_shards",
     "has_description",
+    "labelled_rows",
     "next_generation",
     "pack",
+    "pack_confidence",
+    "place_generation",
     "read_description",
     "read_plan",
     "read_reasons",
     "read_results",
+    "read_seal",
+    "recover_description",
+    "redraw_generation",
+    "render",
+    "seal_at_home",
+    "shard_files",
     "shard_path",
+    "split_table",
+    "tool_version",
+    "unpack",
     "write_generation",
     "write_shard",
 ]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from pipeline.manifest import SPLITS, Sample
 from pipeline.store.reader import LabelReader
 
-__all__ = ["Coverage", "SplitCoverage", "coverage"]
+__all__ = ["Coverage", "SplitCoverage", "count_splits", "coverage", "split_table"]
 
 
 class SplitCoverage(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,28 +47,56 @@ class Coverage(msgspec.Struct, frozen=True, kw_only=True):
         return not self.missing
 
     def __str__(self) -> str:
-        head = f"{'split':<7}{'samples':>9}{'masks':>9}{'labels':>9}{'both':>9}{'stale':>9}"
-        rows = [*self.splits, self.total]
-        return "\n".join(
-            [head] + [f"{r.split:<7}{r.samples:>9}{r.masks:>9}{r.labels:>9}{r.both:>9}{r.stale:>9}" for r in rows]
-        )
+        return "\n".join(split_table([*self.splits, self.total]))
+
+
+def split_table(rows: Sequence[SplitCoverage]) -> list[str]:
+    """The lines of a table."""
+    head = f"{'split':<7}{'samples':>9}{'masks':>9}{'labels':>9}{'both':>9}{'stale':>9}"
+    return [head] + [f"{r.split:<7}{r.samples:>9}{r.masks:>9}{r.labels:>9}{r.both:>9}{r.stale:>9}" for r in rows]
 
 
 def coverage(samples: Iterable[Sample], reader: LabelReader | None) -> Coverage:
     """Count the samples with mask, with label, with both, for each split. No reader: no labels."""
     samples = list(samples)
     absent, stale = _without_label(samples, reader)
-    counts: Counter[tuple[str, bool, bool, bool]] = Counter()
-    missing = []
-    for sample in samples:
-        is_stale = sample.id in stale
-        labelled = not is_stale and sample.id not in absent
-        counts[sample.split, sample.mask is not None, labelled, is_stale] += 1
-        if not labelled:
-            missing.append(sample.id)
-    splits = [_summed(split, [split], counts) for split in SPLITS]
-    present = tuple(entry for entry in splits if entry.samples)
-    return Coverage(splits=present, total=_summed("all", SPLITS, counts), missing=tuple(missing))
+    labelled = np.array([sample.id not in absent and sample.id not in stale for sample in samples], np.bool_)
+    splits, total = count_splits(
+        splits=np.array([SPLITS.index(sample.split) for sample in samples], np.uint8),
+        masked=np.array([sample.mask is not None for sample in samples], np.bool_),
+        labelled=labelled,
+        stale=np.array([sample.id in stale for sample in samples], np.bool_),
+    )
+    missing = tuple(sample.id for sample, is_labelled in zip(samples, labelled, strict=True) if not is_labelled)
+    return Coverage(splits=splits, total=total, missing=missing)
+
+
+def count_splits(
+    *,
+    splits: npt.NDArray[np.uint8],
+    masked: npt.NDArray[np.bool_],
+    labelled: npt.NDArray[np.bool_],
+    stale: npt.NDArray[np.bool_],
+) -> tuple[tuple[SplitCoverage, ...], SplitCoverage]:
+    """Coverage of the splits that have samples, and their sum, from columns (M,).
+
+    Args:
+        splits: places in SPLITS.
+        labelled: stale ones do not count.
+    """
+
+    def counted(name: str, chosen: npt.NDArray[np.bool_]) -> SplitCoverage:
+        columns = {
+            "samples": chosen,
+            "masks": masked & chosen,
+            "labels": labelled & chosen,
+            "both": masked & labelled & chosen,
+            "stale": stale & chosen,
+        }
+        return SplitCoverage(split=name, **{key: int(np.count_nonzero(rows)) for key, rows in columns.items()})
+
+    entries = [counted(name, splits == number) for number, name in enumerate(SPLITS)]
+    return tuple(entry for entry in entries if entry.samples), counted("all", np.ones(len(splits), np.bool_))
 
 
 def _without_label(samples: list[Sample], reader: LabelReader | None) -> tuple[set[str], set[str]]:
@@ -76,15 +105,3 @@ def _without_label(samples: list[Sample], reader: LabelReader | None) -> tuple[s
         return {sample.id for sample in samples}, set()
     absent = reader.missing(sample.id for sample in samples)
     return set(absent), set(reader.stale({sample.id: sample.sha256 for sample in samples}))
-
-
-def _summed(name: str, splits: Sequence[str], counts: Counter[tuple[str, bool, bool, bool]]) -> SplitCoverage:
-    rows = [(masked, labelled, stale, n) for (split, masked, labelled, stale), n in counts.items() if split in splits]
-    return SplitCoverage(
-        split=name,
-        samples=sum(n for *_, n in rows),
-        masks=sum(n for masked, _, _, n in rows if masked),
-        labels=sum(n for _, labelled, _, n in rows if labelled),
-        both=sum(n for masked, labelled, _, n in rows if masked and labelled),
-        stale=sum(n for _, _, stale, n in rows if stale),
-    )

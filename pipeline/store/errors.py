@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from pipeline.errors import SoftfocusError
 
-__all__ = ["DamagedShard", "MissingLabel", "StoreError"]
+__all__ = ["MEND_PLAN", "MEND_SHARD", "DamagedShard", "MissingLabel", "StoreError"]
+
+MEND_SHARD = (
+    "`softfocus verify STORE --repair` sets it aside; or remove it and run `softfocus label` again, which makes just "
+    "this shard anew"
+)
+MEND_PLAN = "`softfocus verify STORE --repair` with --manifest and --teacher draws it up again"
 
 
 class StoreError(SoftfocusError):

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from pipeline.store.errors import StoreError
 
-__all__ = ["SHARD_TABLE", "Draft", "Generation", "Images", "Plan", "PlanShard", "next_generation"]
+__all__ = ["SHARD_TABLE", "Draft", "Generation", "Images", "InputSize", "Plan", "PlanShard", "next_generation"]
 
 SHARD_TABLE = np.dtype([("number", "<i8"), ("height", "<i4"), ("width", "<i4"), ("start", "<i8"), ("count", "<i8")])
 
@@ -127,6 +127,14 @@ class Plan:
         place = int(np.searchsorted(self.ids, wanted))
         return int(self.rows[place]) if place < len(self.ids) and self.ids[place] == wanted else -1
 
+    def row_of_photograph(self, sha256: bytes) -> int:
+        """The row of a photograph by its SHA-256 (32 bytes), -1 where the plan does not know it."""
+        words, order = self._by_sha256
+        wanted = np.frombuffer(sha256, "S32")[0]
+        place = int(np.searchsorted(words, wanted, sorter=order))
+        found = int(order[place]) if place < len(order) else -1
+        return found if found >= 0 and words[found] == wanted else -1
+
     def shards_of(self, rows: Array) -> npt.NDArray[np.int64]:
         """The number of the shard that holds each row."""
         return np.searchsorted(self.shards["start"], rows, side="right").astype(np.int64) - 1
@@ -149,6 +157,12 @@ class Plan:
         entry = self.shards[number]
         images = self.sha256[entry["start"] : entry["start"] + entry["count"]]
         return _shard_fingerprint(entry["height"], entry["width"], images)
+
+    @cached_property
+    def _by_sha256(self) -> tuple[Array, Array]:
+        """The photographs as words, and their order."""
+        words = _as_words(self.sha256)
+        return words, np.argsort(words, kind="stable")
 
     @cached_property
     def _first_ids(self) -> npt.NDArray[np.int64]:

@@ -25,16 +25,13 @@ import numpy as np
 
 from pipeline.errors import SoftfocusError
 from pipeline.files import FileTaken, new_file
-from pipeline.store.errors import DamagedShard, StoreError
+from pipeline.store.errors import MEND_PLAN, MEND_SHARD, DamagedShard, StoreError
 
 __all__ = ["SEAL_BYTES", "Seal", "add_array", "check_seal", "memory_file", "read_seal", "write_sealed"]
 
 SEAL_BYTES = 512
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_MENDS = {
-    "shard": "remove it and run `softfocus label` again, which makes just this shard anew",
-    "plan": "remove it and run `softfocus label` with the manifest that it was made from",
-}
+_MENDS = {"shard": MEND_SHARD, "plan": MEND_PLAN}
 
 
 class Seal(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import h5py
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.provenance import Provenance
+from pipeline.store.codec import Packed, chunk_filters, fletcher32, pack
+from pipeline.store.confidence import CONFIDENCE_DTYPE, confidence_size
 from pipeline.store.description import SCHEMA, StoreDescription, tool_version
-from pipeline.store.encoding import DTYPES, GZIP_LEVEL, Packed, encode, fletcher32, pack
-from pipeline.store.errors import DamagedShard, StoreError
+from pipeline.store.encoding import DTYPES, encode
+from pipeline.store.errors import MEND_SHARD, DamagedShard, StoreError
 from pipeline.store.plan import Plan, PlanShard
+from pipeline.store.recipe import readme_text
 from pipeline.store.seal import Seal, add_array, memory_file, read_seal, write_sealed
 
 __all__ = [
@@ -29,8 +32,12 @@ __all__ = [
     "SHARD_FOLDER",
     "Result",
     "finished_shards",
+    "labelled_rows",
+    "read_confidence",
     "read_reasons",
     "read_results",
+    "seal_at_home",
+    "shard_files",
     "shard_path",
     "write_shard",
 ]
@@ -73,7 +80,7 @@ def write_shard(
         ValueError: a position is missing.
     """
     with memory_file() as file:
-        reasons = _fill(file, shard, DTYPES[description.dtype], results)
+        reasons = _fill(file, shard, description, results)
         _describe(file, description, provenance, precision)
         seal = Seal(
             softfocus="shard",
@@ -87,30 +94,27 @@ def write_shard(
         return write_sealed(shard_path(store, shard.number), file, seal)
 
 
-def _fill(file: h5py.File, shard: PlanShard, dtype: np.dtype[Any], results: Iterable[tuple[int, Result]]) -> list[str]:
+def _fill(
+    file: h5py.File, shard: PlanShard, description: StoreDescription, results: Iterable[tuple[int, Result]]
+) -> list[str]:
     """Write all datasets of a shard; returns the reason of each row, empty for a label."""
     count, size = len(shard), (shard.height, shard.width)
-    labels = file.create_dataset(
-        "labels",
-        (count, *size),
-        dtype,
-        chunks=(1, *size),
-        shuffle=True,
-        compression="gzip",
-        compression_opts=GZIP_LEVEL,
-        fletcher32=True,
-    )
+    dtype, filters = DTYPES[description.dtype], chunk_filters(description.codec)
+    labels = file.create_dataset("labels", (count, *size), dtype, chunks=(1, *size), **filters)
+    confidence = _create_confidence(file, count, size) if description.provenance.confidence else None
     offset, scale = np.zeros(count), np.zeros(count)
     invalid_count = np.zeros(count, np.uint32)
     reasons: list[str | None] = [None] * count
     nothing: Packed | None = None
     for position, result in results:
         if isinstance(result, str):
-            nothing = nothing or pack(encode(np.full(size, np.nan), _dtype_name(dtype)))
+            nothing = nothing or pack(encode(np.full(size, np.nan), description.dtype), description.codec)
             packed, reasons[position] = nothing, result or "no reason given"
         else:
             packed, reasons[position] = result, ""
         labels.id.write_direct_chunk((position, 0, 0), packed.chunk)
+        if confidence is not None and packed is not nothing:
+            confidence.id.write_direct_chunk((position, 0, 0), packed.confidence)
         offset[position], scale[position] = packed.offset, packed.scale
         invalid_count[position] = packed.invalid_count
     if None in reasons:
@@ -125,8 +129,11 @@ def _fill(file: h5py.File, shard: PlanShard, dtype: np.dtype[Any], results: Iter
     return told
 
 
-def _dtype_name(dtype: np.dtype[Any]) -> Any:
-    return next(name for name, each in DTYPES.items() if each == dtype)
+def _create_confidence(file: h5py.File, count: int, size: tuple[int, int]) -> h5py.Dataset:
+    """Zero wherever nothing is written."""
+    small = confidence_size(*size)
+    filters = chunk_filters("deflate")
+    return file.create_dataset("confidence", (count, *small), CONFIDENCE_DTYPE, chunks=(1, *small), **filters)
 
 
 def _cut(text: str, size: int) -> bytes:
@@ -138,11 +145,12 @@ def _cut(text: str, size: int) -> bytes:
 def _describe(file: h5py.File, description: StoreDescription, provenance: Provenance, precision: str) -> None:
     """Attributes that tell a reader without the rest of the store what the numbers mean."""
     file.attrs["schema"] = SCHEMA
-    for name in ("quantity", "direction", "encoding", "geometry"):
+    for name in ("quantity", "direction", "encoding", "geometry", "codec", "filters", "confidence"):
         file.attrs[name] = getattr(description, name)
     file.attrs["provenance"] = msgspec.json.encode(provenance).decode()
     file.attrs["precision"] = precision
     file.attrs["tool"] = tool_version()
+    file.attrs["readme"] = readme_text()
 
 
 def finished_shards(store: Path, description: StoreDescription, plan: Plan) -> dict[int, Seal]:
@@ -154,28 +162,58 @@ def finished_shards(store: Path, description: StoreDescription, plan: Plan) -> d
         StoreError: an HDF5 file in the folder that is no shard of this store.
         DamagedShard: a shard is cut short or its seal is damaged.
     """
-    folder = store / SHARD_FOLDER
     seals = {}
-    names = sorted(os.listdir(folder)) if folder.is_dir() else []
-    for name in names:
-        if not name.endswith(".h5") or name.startswith("."):
-            continue
-        if not re.fullmatch(r"\d{6,}\.h5", name):
-            raise StoreError(f"{folder / name}: no shard of softfocus; move it out of the label store")
-        number = int(name[:-3])
-        seal = read_seal(folder / name, kind="shard")
-        if number < len(plan.shards):
-            _check_home(folder / name, seal, description, plan)
-            seals[number] = seal
+    for path in shard_files(store):
+        seal = seal_at_home(path, description, plan)
+        if seal is not None:
+            seals[seal.number] = seal
     return seals
+
+
+def shard_files(store: Path) -> list[Path]:
+    """Every HDF5 file where shards belong, in order, whatever it is; temporaries do not count."""
+    folder = store / SHARD_FOLDER
+    names = sorted(os.listdir(folder)) if folder.is_dir() else []
+    return [folder / name for name in names if name.endswith(".h5") and not name.startswith(".")]
+
+
+def seal_at_home(path: Path, description: StoreDescription, plan: Plan) -> Seal | None:
+    """The seal of a file among the shards, None where the plan has no such shard.
+
+    Raises:
+        StoreError: it is no shard of this store, or one of another place in it.
+        DamagedShard: it is cut short or its seal is damaged.
+    """
+    if not re.fullmatch(r"\d{6,}\.h5", path.name):
+        raise StoreError(f"{path}: no shard of softfocus; move it out of the label store")
+    seal = read_seal(path, kind="shard")
+    if int(path.stem) >= len(plan.shards):
+        return None
+    _check_home(path, seal, description, plan)
+    return seal
 
 
 def _check_home(path: Path, seal: Seal, description: StoreDescription, plan: Plan) -> None:
     mend = "move it out of the label store and run `softfocus label` again"
     if seal.store != description.fingerprint:
-        raise StoreError(f"{path}: a shard of another label store (other teacher, schema or dtype); {mend}")
+        raise StoreError(f"{path}: a shard of another label store (other teacher, schema, dtype or codec); {mend}")
     if seal.number != int(path.stem) or seal.planned != plan.shard_fingerprint(seal.number):
         raise StoreError(f"{path}: does not hold the images that the plan puts there; {mend}")
+
+
+def labelled_rows(store: Path, plan: Plan, seals: Mapping[int, Seal]) -> npt.NDArray[np.bool_]:
+    """Whether there is a label, for each row of the plan, given the finished shards.
+
+    Raises:
+        DamagedShard: one that holds reasons cannot be read.
+    """
+    there = np.zeros(len(plan.sha256), np.bool_)
+    for number, seal in seals.items():
+        start = int(plan.shards["start"][number])
+        there[start : start + seal.rows] = True
+        if seal.failed:
+            there[start : start + seal.rows] = [not reason for reason in read_reasons(shard_path(store, number))]
+    return there
 
 
 def read_reasons(path: Path) -> list[str]:
@@ -205,12 +243,17 @@ def read_results(path: Path, positions: Iterable[int]) -> Iterator[tuple[int, Pa
                 if fletcher32(chunk[:-4]) != int.from_bytes(chunk[-4:], "little"):
                     raise OSError(f"wrong checksum in row {position}")
                 numbers = float(offset[position]), float(scale[position]), int(invalid[position])
-                yield position, Packed(chunk, *numbers)
+                confidence = read_confidence(file, position)
+                yield position, Packed(chunk, *numbers, confidence)
     except _READ_ERRORS as error:
         raise _damaged(path, error) from error
 
 
+def read_confidence(file: h5py.File, position: int) -> bytes:
+    """The confidence of a row as it is stored, empty in a store without."""
+    chunk: bytes = file["confidence"].id.read_direct_chunk((position, 0, 0))[1] if "confidence" in file else b""
+    return chunk
+
+
 def _damaged(path: Path, error: BaseException) -> DamagedShard:
-    return DamagedShard(
-        f"{path}: damaged ({error}); remove it and run `softfocus label` again, which makes just this shard anew"
-    )
+    return DamagedShard(f"{path}: damaged ({error}); {MEND_SHARD}")

@@ -80,7 +80,8 @@ class Teacher(Protocol):
         """uint8 RGB (B, h, w, 3), all of one input size, to float32 (B, h, w).
 
         The values are relative inverse depth (large = near, scale and shift of each map unknown), NaN
-        where not known.
+        where not known. A teacher whose provenance tells of a confidence gives (B, 2, h, w): depth, and
+        confidence from 0 to 1.
 
         Raises:
             OutOfMemory: fewer images at once may do.
