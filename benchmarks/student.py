@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.rounds import seconds_of_each
@@ -50,12 +51,11 @@ class RateRow(msgspec.Struct, frozen=True):
 
 def count_size(name: str, size: int = 320) -> SizeRow:
     """Parameters and arithmetic of a preset's student, at the side nearest to `size` that it takes."""
-    side = fitting_side(name, size)
-    with torch.device("meta"):
-        student = _create(name)
-        counter = FlopCounterMode(display=False)
-        with counter, torch.no_grad():
-            student(torch.empty(1, 3, side, side))
+    student, counter = _create(name), FlopCounterMode(display=False)
+    stride = int(getattr(student, "stride", 32))
+    side = max(round(size / stride), 1) * stride
+    with FakeTensorMode(allow_non_fake_inputs=True), counter, torch.no_grad():  # shapes without numbers
+        student(torch.empty(1, 3, side, side))
     return SizeRow(name, side, sum(p.numel() for p in student.parameters()), counter.get_total_flops() / 1e9)
 
 
@@ -67,6 +67,7 @@ def measure_rates(
     size: int = 320,
     compiled: bool = True,
     rounds: int = 5,
+    seconds: float = 0.3,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[RateRow]:
     """Frames per second of students, eager and compiled, at each batch.
@@ -78,9 +79,11 @@ def measure_rates(
         size: side of the input, or the nearest that a student takes.
         compiled: also through torch.compile (with CUDA graphs on a GPU), which takes a minute each.
         rounds: turns.
+        seconds: a turn takes about so long.
         say: told what is being done.
     """
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    torch.backends.cudnn.benchmark = True  # for every network alike
     sizes = {name: count_size(name, size) for name in names}
     rows: list[RateRow] = []
     for batch in batches:
@@ -90,7 +93,7 @@ def measure_rates(
                 runs[name, "eager", layout] = _forward(name, batch, sizes[name].input_size, layout, device, dtype)
         say(f"batch {batch}: eager, in two memory layouts")
         with torch.inference_mode():
-            times = seconds_of_each(runs, device=device, rounds=rounds)
+            times = seconds_of_each(runs, device=device, rounds=rounds, seconds=seconds)
         best = {name: min((times[name, "eager", layout], layout) for layout in LAYOUTS)[1] for name in names}
         kept = {(name, "eager", best[name]): times[name, "eager", best[name]] for name in names}
         if compiled:
@@ -101,20 +104,13 @@ def measure_rates(
                     name, batch, sizes[name].input_size, best[name], device, dtype, compiled=True
                 )
             with torch.inference_mode():
-                kept |= seconds_of_each(runs, device=device, rounds=rounds, warm_up=4)
+                kept |= seconds_of_each(runs, device=device, rounds=rounds, seconds=seconds, warm_up=4)
         rates = {(name, mode): batch / seconds for (name, mode, _), seconds in kept.items()}
         for name, mode, layout in kept:
             rate, reference = rates[name, mode], rates.get((REFERENCE, mode))
             ratio = rate / reference if reference else None
             rows.append(RateRow(name, batch, mode, layout, rate, rate * sizes[name].gflops / 1000, ratio))
     return rows
-
-
-def fitting_side(name: str, size: int) -> int:
-    """The multiple of the student's stride nearest to `size`."""
-    with torch.device("meta"):
-        stride = int(getattr(_create(name), "stride", 32))
-    return max(round(size / stride), 1) * stride
 
 
 def _create(name: str) -> nn.Module:

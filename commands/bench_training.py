@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,6 +11,16 @@ from typing import Any
 import click
 
 from commands.console import PATH, device_option, json_option, say, show_result, table
+
+
+def seconds_option(default: float) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    return click.option(
+        "--seconds",
+        type=click.FloatRange(min=0),
+        default=default,
+        show_default=True,
+        help="A turn takes about so long.",
+    )
 
 
 @click.command()
@@ -25,6 +35,7 @@ from commands.console import PATH, device_option, json_option, say, show_result,
 @click.option("--compile/--no-compile", "compiled", default=None, help="Also compiled. [default: on a GPU]")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads. [default: one a core]")
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Turns of the timing.")
+@seconds_option(0.3)
 @device_option
 @json_option
 def student(students: str, batches: str | None, device: str, threads: int | None, as_json: bool, **how: Any) -> None:
@@ -76,8 +87,9 @@ def student(students: str, batches: str | None, device: str, threads: int | None
 @click.option("--count", type=click.IntRange(min=1), default=64, show_default=True, help="Photographs, evenly spread.")
 @click.option("--size", type=click.IntRange(min=32), default=400, show_default=True, help="Side of prepared samples.")
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Turns of the timing.")
+@seconds_option(1.0)
 @json_option
-def loading(manifest: Path | None, labels: Path | None, count: int, size: int, rounds: int, as_json: bool) -> None:
+def loading(manifest: Path | None, labels: Path | None, count: int, as_json: bool, **how: Any) -> None:
     """Samples a second on one core: label store and mapped cache against JPEG, PNG and 16-bit PNG files.
 
     Without a manifest scenes are rendered.
@@ -89,11 +101,11 @@ def loading(manifest: Path | None, labels: Path | None, count: int, size: int, r
     from benchmarks.loading import compare_loading
 
     with _material(manifest, labels, count, split=None) as (samples, reader):
-        rows = compare_loading(samples, reader, size=size, rounds=rounds)
+        rows = compare_loading(samples, reader, **how)
     cells = [["way", "samples/s a core", "of the files", "KB a sample"]]
     for row in rows:
         cells.append([row.way, f"{row.samples_per_second:.0f}", f"{row.ratio:.1f} x", f"{row.bytes / 1000:.0f}"])
-    show_result({"samples": len(samples), "size": size, "rows": rows}, as_json, table(cells))
+    show_result({"samples": len(samples), "size": how["size"], "rows": rows}, as_json, table(cells))
 
 
 @click.command()
@@ -107,7 +119,15 @@ def loading(manifest: Path | None, labels: Path | None, count: int, size: int, r
 @click.option(
     "--label-rate", "rates", multiple=True, metavar="NAME=RATE", help="Stage 1's measured maps/s, for the break-even."
 )
+@click.option(
+    "--decoded-steps",
+    type=click.IntRange(min=0),
+    default=60,
+    show_default=True,
+    help="Steps with samples decoded anew.",
+)
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Turns of the timing.")
+@seconds_option(0.5)
 @device_option
 @json_option
 def step(manifest: Path | None, labels: Path | None, count: int, as_json: bool, **options: Any) -> None:
@@ -138,6 +158,8 @@ def step(manifest: Path | None, labels: Path | None, count: int, as_json: bool, 
             teacher_size=options["teacher_size"],
             label_rates=rates,
             rounds=options["rounds"],
+            seconds=options["seconds"],
+            decoded_steps=options["decoded_steps"],
             say=say,
         )
     rows = [["way", "ms a step", "images/s", "of the bare step"]]
