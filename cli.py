@@ -56,6 +56,7 @@ for command in (
     audit.status,
     audit.verify,
     data.synth,
+    data.refocus,
     training.train,
     training.evaluate,
     training.predict,
