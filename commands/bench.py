@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from commands import bench_training
 from commands.console import PATH, device_option, json_option, say, show_result
 from commands.workers import list_devices
 
@@ -184,3 +185,7 @@ def label_(photographs: int, large: int, shrink: int, folder: Path | None, as_js
         report = measure_label(Plan(sizes=chosen, **options), Path(place), say=say)
     show_result(report, as_json, table(report))
     return 0
+
+
+for command in (bench_training.student, bench_training.loading, bench_training.step):
+    bench.add_command(command)
