@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from commands import audit, bench, data, labels, training
+from commands import audit, bench, data, labels, runs, training
 from commands.console import PATH
 from pipeline.errors import SoftfocusError
 
@@ -61,6 +61,8 @@ for command in (
     training.evaluate,
     training.predict,
     training.import_weights,
+    runs.runs,
+    runs.sweep,
     bench.bench,
 ):
     main.add_command(command)

@@ -17,7 +17,7 @@ import yaml
 from pipeline.contract import SoftfocusError
 
 __all__ = ["Augmentation", "BlurDistillation", "BlurLoss", "Config", "ConfigError", "Data", "DepthLoss"]
-__all__ += ["Distillation", "Optimiser", "Student", "dump_config", "load_config", "preset_names"]
+__all__ += ["Distillation", "Log", "Optimiser", "Student", "dump_config", "load_config", "preset_names"]
 
 Weight = Annotated[float, msgspec.Meta(ge=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -140,6 +140,13 @@ class Optimiser(Section):
     ema: float = 0.998  # decay of the averaged weights that are validated and shipped
 
 
+class Log(Section):
+    """What is written while a run goes on, beside metrics.csv; it does not change what the run comes to."""
+
+    pictures: int = 6  # validation samples whose maps are drawn at each validation
+    tensorboard: bool = False  # needs the extra `tensorboard`
+
+
 class Config(Section):
     """Everything that a run depends on beside its data; figures of a run are its config's figures."""
 
@@ -150,6 +157,7 @@ class Config(Section):
     depth_loss: DepthLoss = msgspec.field(default_factory=DepthLoss)
     blur_distillation: BlurDistillation = msgspec.field(default_factory=BlurDistillation)
     optimiser: Optimiser = msgspec.field(default_factory=Optimiser)
+    log: Log = msgspec.field(default_factory=Log)
     epochs: int = 100
     validate_every: int = 5  # epochs
     seed: int = 0

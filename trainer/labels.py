@@ -6,9 +6,12 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from pipeline.contract import BLUR_PROBABILITY, INVERSE_DEPTH, LabelReader, Sample, SoftfocusError
+import msgspec
 
-__all__ = ["LabelError", "open_labels", "require_fresh", "samples_digest"]
+from pipeline.contract import BLUR_PROBABILITY, INVERSE_DEPTH, LabelReader, Sample, SoftfocusError
+from trainer.config import Config
+
+__all__ = ["LabelError", "open_labels", "require_fresh", "samples_digest", "without_absent"]
 
 
 class LabelError(SoftfocusError):
@@ -45,6 +48,16 @@ def open_labels(store: Path | str, *, quantity: str = INVERSE_DEPTH, teacher: st
             f"data.teacher asks for {teacher}; give --labels of that teacher"
         )
     return reader
+
+
+def without_absent(config: Config, *, labels: Path | str | None, blur_labels: Path | str | None) -> Config:
+    """The configuration with the weight of each distillation loss 0 whose store is absent."""
+    off = {
+        name: msgspec.structs.replace(getattr(config, name), weight=0.0)
+        for name, store in (("depth_loss", labels), ("blur_distillation", blur_labels))
+        if store is None
+    }
+    return msgspec.structs.replace(config, **off)
 
 
 def require_fresh(reader: LabelReader, samples: Iterable[Sample]) -> None:

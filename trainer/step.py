@@ -16,7 +16,7 @@ import torch
 from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
-from trainer.augment import Draws, augment
+from trainer.augment import Draws, Inputs, augment
 from trainer.batch import Batch
 from trainer.config import Config
 from trainer.device import autocast
@@ -97,8 +97,12 @@ class Stepper:
         self.ema.update(self.student, step=step)
         return totals
 
+    def inputs(self, batch: Batch, draws: Draws) -> Inputs:
+        """What the network and the losses see of a batch."""
+        return augment(batch, draws, size=self.config.data.input_size)
+
     def _terms(self, batch: Batch, draws: Draws, weights: Tensor) -> Terms:
-        inputs = augment(batch, draws, size=self.config.data.input_size)
+        inputs = self.inputs(batch, draws)
         images = inputs.images if self._layout is None else inputs.images.contiguous(memory_format=self._layout)
         with self._mixed():
             output = self._network(images)

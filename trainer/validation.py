@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ class Validation:
 
     Attributes:
         measure: the figure that a best epoch is chosen by: blur where masks are learnt, else blur or depth as labelled.
+        per_image: figures of each image at the last call; see `trainer.metrics.Evaluation.per_image`.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Validation:
         if config.blur_loss.in_use and any(s.mask for s in samples):
             self.measure = "val_mae"
         self.ids = [s.id for s in samples]
+        self.per_image: list[dict[str, Any]] = []
         self.batch_size = config.data.batch_size
         self.autocast = autocast(config.precision, device)
         self.batches = Batches(
@@ -75,6 +78,7 @@ class Validation:
                     difference = (blur[row] - batch.soft_blur[row]).abs().nanmean()
                     soft_errors += [float(difference)] if torch.isfinite(difference) else []
         student.train(training)
+        self.per_image = evaluation.per_image
         figures = {}
         if self.measure == "val_mae":
             result = evaluation.result()["dffnet"]
