@@ -177,7 +177,7 @@ def step(manifest: Path | None, labels: Path | None, count: int, as_json: bool, 
 @contextlib.contextmanager
 def _material(manifest: Path | None, labels: Path | None, count: int, *, split: str | None) -> Iterator[Any]:
     """Samples with masks and labels, and the reader; rendered and labelled in a temporary folder where not given."""
-    from benchmarks.material import render, store_depth
+    from benchmarks.scenes import render, store_depth
     from pipeline.contract import LabelReader, SoftfocusError, read_manifest
 
     with TemporaryDirectory(prefix="softfocus-bench-") as folder:

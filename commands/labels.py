@@ -28,13 +28,25 @@ from commands.workers import TeamFactory, worker_options
     help="flip: ask for the mirror image too, store the mean and how far the two agree. [default: none]",
 )
 @click.option("--shard-size", type=click.IntRange(min=1), help="Maps a shard. [default: 256]")
-@click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True)
+@click.option("--batch-size", type=click.IntRange(min=1), help="[default: 64 on a GPU, 16 elsewhere]")
+@click.option(
+    "--compile/--no-compile",
+    default=None,
+    help="Spend minutes to make a GPU's teacher faster. [default: for jobs of 100,000 photographs or more]",
+)
 @click.option("--workers", type=int, default=-1, show_default=True, help="Threads that decode; -1: one a core.")
 @click.option("--retry-failed", is_flag=True, help="Label the photographs again that failed before.")
 @worker_options
 @json_option
 def label(
-    manifest: Path, store: Path, make_team: TeamFactory, batch_size: int, workers: int, as_json: bool, **options: Any
+    manifest: Path,
+    store: Path,
+    make_team: TeamFactory,
+    batch_size: int | None,
+    compile: bool | None,
+    workers: int,
+    as_json: bool,
+    **options: Any,
 ) -> int:
     """Run a depth teacher over every photograph, once, and store its soft labels.
 
@@ -61,8 +73,9 @@ def label(
             manifest,
             store,
             load_teacher=load,
-            team=make_team(store, load, batch_size, workers),
+            team=make_team(store, load, {"batch_size": batch_size, "compile": compile, "threads": workers}),
             batch_size=batch_size,
+            compile=compile,
             workers=workers,
             asked=asked + said,
             progress=lambda p: show(p.done, p.total, p.note),
@@ -74,7 +87,10 @@ def label(
         f"{store}: {summary.labelled} maps written, {summary.kept} there before, {len(summary.failed)} left out",
         f"  {summary.shards} shards, {summary.bytes / 1e6:.1f} MB, {summary.seconds:.1f} s, {summary.rate:.1f} maps/s",
     ]
-    show_result(summary, as_json, [*lines, f"  {stages}"] if stages else lines)
+    died = f", {summary.deaths} died and were replaced" if summary.deaths else ""
+    shared = f"{summary.workers} workers{died}" if summary.workers > 1 else ""
+    lines += [f"  {line}" for line in (shared, stages, summary.note) if line]
+    show_result(summary, as_json, lines)
     return LEFT_OUT if summary.failed else 0
 
 

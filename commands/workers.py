@@ -11,7 +11,8 @@ from typing import Any
 
 import click
 
-TeamFactory = Callable[[Path, Callable[..., Any], int, int], Any]
+TeamFactory = Callable[[Path, Callable[..., Any], dict[str, Any]], Any]
+"""From the store, how to load the teacher, and what the workers are told: batch size, compile, threads."""
 
 
 def worker_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -91,22 +92,21 @@ def _parsed_part(text: str | None) -> tuple[int, int]:
     return int(index), int(parts)
 
 
-def _nobody(store: Path, load: Callable[..., Any], batch_size: int, threads: int) -> None:
+def _nobody(store: Path, load: Callable[..., Any], how: dict[str, Any]) -> None:
     """One device: this process does it all."""
 
 
-def _processes(store: Path, load: Callable[..., Any], batch_size: int, threads: int, *, devices: list[str]) -> Any:
+def _processes(store: Path, load: Callable[..., Any], how: dict[str, Any], *, devices: list[str]) -> Any:
     from pipeline.distill.processes import Processes
 
-    order = _order(store, load, batch_size, threads)
+    order = _order(store, how)
     return Processes([order(functools.partial(load, device=device)) for device in devices])
 
 
 def _cluster(
     store: Path,
     load: Callable[..., Any],
-    batch_size: int,
-    threads: int,
+    how: dict[str, Any],
     *,
     backend: str,
     address: str,
@@ -114,12 +114,12 @@ def _cluster(
 ) -> Any:
     from pipeline.distill.cluster import Cluster
 
-    order = _order(store, load, batch_size, threads)(functools.partial(load, device=device))
+    order = _order(store, how)(functools.partial(load, device=device))
     return Cluster(order, backend=backend, address=address, gpus=device != "cpu")
 
 
-def _order(store: Path, load: Callable[..., Any], batch_size: int, threads: int) -> Callable[[Callable[[], Any]], Any]:
+def _order(store: Path, how: dict[str, Any]) -> Callable[[Callable[[], Any]], Any]:
     from pipeline.distill.worker import Order
 
     run, began = secrets.token_hex(8), time.time()
-    return lambda load: Order(run, began, store.absolute(), load, batch_size, threads)
+    return lambda load: Order(run, began, store.absolute(), load, **how)

@@ -20,9 +20,8 @@ from PIL import Image
 
 from pipeline.distill import LabelProgress, label
 from pipeline.distill import job as job_module
-from pipeline.distill.feed import prepare
 from pipeline.distill.meters import Meters
-from pipeline.distill.predictor import Predictor, is_out_of_memory
+from pipeline.distill.predictor import HostPredictor, is_out_of_memory
 from pipeline.errors import SoftfocusError
 from pipeline.manifest import Sample, write_manifest
 from pipeline.provenance import Provenance
@@ -278,7 +277,9 @@ def test_progress_and_summary_say_where_the_time_went(tmp_path: Path) -> None:
     assert (seen[-1].done, seen[-1].total, seen[-1].failed) == (10, 10, 0)
     assert (seen[-1].shards_done, seen[-1].shards) == (4, 4)
     assert summary.stage_seconds["teacher"] >= 0.06
-    assert all(summary.stage_seconds[stage] > 0 for stage in ("read and decode", "encode", "write"))
+    assert all(
+        summary.stage_seconds[stage] > 0 for stage in ("read", "decode", "resize", "quantise", "compress", "write")
+    )
     assert summary.seconds > 0
     assert summary.rate > 0
 
@@ -384,13 +385,17 @@ def test_map_without_any_value_is_a_failure(tmp_path: Path) -> None:
     assert np.isnan(LabelReader(tmp_path / "labels")["set/00"]).sum() == 1
 
 
+def prepared(path: Path, sha256: bytes, size: tuple[int, int]) -> np.ndarray[Any, Any] | str:
+    return HostPredictor(RampTeacher(), Meters()).prepare(path, sha256, size, root=path.parent)
+
+
 def test_prepared_photograph_is_the_whole_frame_at_the_asked_size(tmp_path: Path) -> None:
     """Left half black, right half white, squeezed to 2 x 2: left column dark, right column bright."""
     pixels = np.zeros((8, 16, 3), np.uint8)
     pixels[:, 8:] = 255
     Image.fromarray(pixels).save(tmp_path / "a.png")
     digest = hashlib.sha256((tmp_path / "a.png").read_bytes()).digest()
-    small = prepare(tmp_path / "a.png", digest, (2, 2), root=tmp_path)
+    small = prepared(tmp_path / "a.png", digest, (2, 2))
     assert not isinstance(small, str)
     assert (small[:, 0] < 30).all()
     assert (small[:, 1] > 225).all()
@@ -404,9 +409,9 @@ def test_large_jpeg_is_decoded_at_a_reduced_size(tmp_path: Path, monkeypatch: py
         asked.append(at_least)
         return np.zeros((64, 64, 3), np.uint8)
 
-    monkeypatch.setattr("pipeline.distill.feed.read_image", read_image)
+    monkeypatch.setattr("pipeline.distill.photographs.read_image", read_image)
     (tmp_path / "a.jpg").write_bytes(b"jpeg")
-    prepare(tmp_path / "a.jpg", hashlib.sha256(b"jpeg").digest(), (30, 40), root=tmp_path)
+    prepared(tmp_path / "a.jpg", hashlib.sha256(b"jpeg").digest(), (30, 40))
     assert asked == [(30, 40)]
 
 
@@ -416,9 +421,9 @@ def test_photograph_too_large_for_memory_is_a_failure(tmp_path: Path, monkeypatc
     def read_image(*_: Any, **__: Any) -> Any:
         raise MemoryError
 
-    monkeypatch.setattr("pipeline.distill.feed.read_image", read_image)
+    monkeypatch.setattr("pipeline.distill.photographs.read_image", read_image)
     (tmp_path / "a.jpg").write_bytes(b"jpeg")
-    reason = prepare(tmp_path / "a.jpg", hashlib.sha256(b"jpeg").digest(), (30, 40), root=tmp_path)
+    reason = prepared(tmp_path / "a.jpg", hashlib.sha256(b"jpeg").digest(), (30, 40))
     assert isinstance(reason, str)
     assert "not enough memory" in reason
 
@@ -438,10 +443,14 @@ def test_batch_is_halved_when_memory_is_short(tmp_path: Path) -> None:
     assert np.abs(LabelReader(tmp_path / "labels")["set/19"] - (19 + RAMP)).max() < 1e-4
 
 
+def submitted(teacher: RampTeacher, images: np.ndarray[Any, Any]) -> Any:
+    return HostPredictor(teacher, Meters()).submit(list(images), images.shape[1:3])
+
+
 def test_single_photograph_without_memory_is_one_clear_error() -> None:
     """There is nothing left to halve."""
     with pytest.raises(TeacherError, match=r"test:ramp: out of memory with a single photograph of 4 x 2; .*--size"):
-        Predictor(RampTeacher(memory=0)).predict(np.zeros((5, 2, 4, 3), np.uint8))
+        submitted(RampTeacher(memory=0), np.zeros((5, 2, 4, 3), np.uint8))
 
 
 def test_out_of_memory_errors_of_libraries_are_known_by_name() -> None:
@@ -460,8 +469,8 @@ def test_maps_of_another_shape_are_refused() -> None:
         def predict(self, images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
             return super().predict(images)[:, ::2]
 
-    with pytest.raises(TeacherError, match=r"shape \(1, 4, 16\) .*expected \(1, 8, 16\)"):
-        Predictor(Halving()).predict(np.zeros((1, 8, 16, 3), np.uint8))
+    with pytest.raises(TeacherError, match=r"shape \(1, 4, 16\) for photographs of shape \(1, 8, 16\)"):
+        submitted(Halving(), np.zeros((1, 8, 16, 3), np.uint8))
 
 
 def test_failing_teacher_keeps_the_finished_shards(tmp_path: Path) -> None:

@@ -16,10 +16,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.teachers import Provenance, Teacher, TeacherError, base, known_kinds, load_teacher, register_kind
+from pipeline.teachers import (
+    DeviceTeacher,
+    Provenance,
+    Teacher,
+    TeacherError,
+    base,
+    known_kinds,
+    load_teacher,
+    register_kind,
+)
 from pipeline.teachers.base import OutOfMemory, inverse_depth
 from pipeline.teachers.cards import Card, find_card, known_cards
 from pipeline.teachers.preprocessing import (
+    INTERPOLATION,
     Fixed,
     LongSide,
     Preprocessing,
@@ -372,7 +382,7 @@ def test_an_onnx_card_decides_range_mean_std_and_colour_order(tmp_path: Path) ->
         "mean": [20.0, 0.0, 0.0],
         "std": [40.0, 1.0, 1.0],
         "size rule": "short side 8, both sides rounded to a multiple of 4, aspect ratio kept up to 4:1",
-        "interpolation": "bicubic, antialiased",
+        "interpolation": INTERPOLATION,
     }
 
 
@@ -569,10 +579,10 @@ def test_running_out_of_memory_is_told_apart(tmp_path: Path, monkeypatch: pytest
 def test_a_batch_too_large_for_torch_is_told_apart(save: Save, monkeypatch: pytest.MonkeyPatch, message: str) -> None:
     """Also where torch itself calls it by another name; any other failure names the input's size."""
     teacher = load_teacher(save(depth_anything()), size=28, device="cpu")
-    monkeypatch.setattr(teacher, "_raw", lambda *_: raise_runtime_error(message))
+    monkeypatch.setattr(teacher._network, "forward", lambda *_: raise_runtime_error(message))
     with pytest.raises(OutOfMemory, match="too little memory"):
         teacher.predict(noise(2, 28, 28))
-    monkeypatch.setattr(teacher, "_raw", lambda *_: raise_runtime_error("bad\nshape"))
+    monkeypatch.setattr(teacher._network, "forward", lambda *_: raise_runtime_error("bad\nshape"))
     with pytest.raises(TeacherError, match=r"fails on an input of 28 x 28 \(bad shape\)"):
         teacher.predict(noise(2, 28, 28))
 
@@ -827,7 +837,7 @@ def test_batch_norm_statistics_do_not_move(save: Save) -> None:
     """A teacher with BatchNorm is in eval mode: its state is the same after labelling as before."""
     spec = save(constant(dpt(use_batch_norm_in_fusion_residual=True), "head.head.4", 1.0), _squash(32))
     teacher = load_teacher(spec, device="cpu")
-    model = teacher._model  # type: ignore[attr-defined]
+    model = teacher._network  # type: ignore[attr-defined]
     before = {name: value.clone() for name, value in model.state_dict().items()}
     assert any("running_mean" in name for name in before)
     for _ in range(2):
@@ -853,6 +863,33 @@ def test_half_precision_gives_float32_maps_of_the_same_teacher(save: Save, preci
     assert labels.dtype == np.float32
     assert np.abs(labels - reference).mean() < 0.02 * np.ptp(reference)
     assert len(np.unique(labels)) > 0.5 * len(np.unique(reference))
+
+
+@pytest.mark.parametrize("metric", [False, True])
+def test_on_the_device_a_teacher_gives_the_same_values(save: Save, metric: bool) -> None:
+    """Tensors in and out, without a detour over the host, unknown pixels included."""
+    import torch
+
+    options: dict[str, Any] = {"depth_estimation_type": "metric", "max_depth": 20} if metric else {}
+    teacher = load_teacher(save(lively(depth_anything(**options))), size=56, device="cpu")
+    assert isinstance(teacher, DeviceTeacher)
+    images = noise(2, 56, 70)
+    on_device = teacher.predict_on_device(torch.from_numpy(images).permute(0, 3, 1, 2))
+    assert on_device.dtype == torch.float32
+    np.testing.assert_allclose(on_device.numpy(), teacher.predict(images), rtol=1e-6)
+
+
+def test_depth_is_turned_round_on_the_device_as_on_the_host() -> None:
+    """Zero, negative, not finite or far too small depth is not known."""
+    import torch
+
+    from pipeline.teachers.hf import _inverse_depth
+
+    raw = np.array([[[2.0, 0.0, -1.0, np.nan], [np.inf, 1e-9, 0.5, 4.0]], [[-1.0] * 4] * 2], np.float32)
+    for direction in ("depth", "inverse depth"):
+        expected = inverse_depth(raw, direction)  # type: ignore[arg-type]
+        found = _inverse_depth(torch.from_numpy(raw), direction).numpy()  # type: ignore[arg-type]
+        assert np.array_equal(np.where(np.isfinite(found), found, np.nan), expected, equal_nan=True)
 
 
 def test_a_map_that_overflows_in_float16_is_done_again_in_float32(save: Save) -> None:

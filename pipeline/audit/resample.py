@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.audit.findings import Finding
 from pipeline.distill.columns import Columns
-from pipeline.distill.feed import prepare
+from pipeline.distill.photographs import prepare
 from pipeline.store import DTYPES, Plan, StoreDescription, check_teacher, decode, read_results, shard_path, unpack
 from pipeline.teachers.base import Teacher
 

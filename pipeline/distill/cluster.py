@@ -70,7 +70,8 @@ class Cluster:
 
     def work(self, survey: Survey, report: Callable[[StreamFigures], None]) -> Outcome:
         """Give out tasks until everything is on disk or was given up."""
-        return _Campaign(self._backend, self._order, survey, report).run()
+        order = replace(self._order, photographs=survey.total // max(1, self.workers))
+        return _Campaign(self._backend, order, survey, report).run()
 
     def close(self) -> None:
         """Let go of the cluster. Workers end the task they are at; what is not begun is withdrawn."""

@@ -49,7 +49,8 @@ def label(
     dtype: DType | None = None,
     codec: Codec | None = None,
     shard_size: int | None = None,
-    batch_size: int = 16,
+    batch_size: int | None = None,
+    compile: bool | None = None,
     workers: int = -1,
     retry_failed: bool = False,
     progress: Report | None = None,
@@ -64,8 +65,8 @@ def label(
 
     Args:
         load_teacher: called at most once, if there is work or a teacher to compare.
-        team: who does the work in place of this process (`load_teacher` is then not called, `batch_size`
-            and `workers` are the team's own); it is closed at the end. What comes out is the same.
+        team: who does the work in place of this process (`load_teacher` is then not called, `batch_size`,
+            `compile` and `workers` are the team's own); it is closed at the end. What comes out is the same.
         part: (I, N): of every N shards only the I-th. N processes that are given the same manifest and
             store and each its own I do all of it, nothing twice, and need not know of each other.
         asked: how the teacher was asked for, in any words that tell one teacher and its settings from
@@ -73,7 +74,10 @@ def label(
             teacher to compare it with the store's; empty: a finished job does not compare at all.
         dtype, codec, shard_size: of a new store ("u16", "delta-deflate" and 256 by default); an existing one
             must agree.
-        batch_size: photographs that the teacher is given at once; halved when memory is short.
+        batch_size: photographs that the teacher is given at once, by default 64 on a GPU and 16 elsewhere;
+            halved when memory is short.
+        compile: whether a teacher on a GPU may spend minutes to be faster afterwards; by default where the job
+            is long enough for that to pay.
         workers: threads that decode and compress, -1 for one a core.
         retry_failed: label the photographs again that failed in earlier runs.
         progress: called from this thread after each batch, for a team twice a second.
@@ -84,14 +88,14 @@ def label(
         TeacherError: the teacher cannot be loaded or run.
         SoftfocusError: the photographs' folder is not there.
     """
-    if batch_size < 1:
+    if batch_size is not None and batch_size < 1:
         raise SoftfocusError(f"batches of {batch_size} photographs; choose 1 or more")
     if not 1 <= part[0] <= part[1]:
         raise SoftfocusError(f"part {part[0]}/{part[1]} does not exist; parts of {part[1]} go from 1 to {part[1]}")
     begin = time.perf_counter()
     store = Path(store)
     columns = read_columns(manifest)
-    team = team or ThisProcess(load_teacher, batch_size=batch_size, threads=thread_share(workers))
+    team = team or ThisProcess(load_teacher, batch_size=batch_size, compile=compile, threads=thread_share(workers))
     outcome = None
     with contextlib.closing(team):
         description = _opened(store, team, dtype=dtype, codec=codec, shard_size=shard_size, asked=asked)
@@ -200,4 +204,5 @@ def _summary(
         workers=workers,
         deaths=outcome.deaths,
         teacher=f"{description.provenance.kind}:{description.provenance.name}",
+        note=figures.note,
     )

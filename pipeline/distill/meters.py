@@ -9,10 +9,13 @@ from collections.abc import Iterator
 
 import msgspec
 
-__all__ = ["STAGES", "LabelProgress", "LabelSummary", "Meters", "StreamFigures"]
+__all__ = ["STAGES", "WAITS", "WORK", "LabelProgress", "LabelSummary", "Meters", "StreamFigures"]
 
-STAGES = ("read and decode", "teacher", "encode", "write", "waiting for images", "waiting for the writer")
-"""The first four add up the seconds of all threads at this work; the last two are those of the teacher's."""
+WORK = ("read", "decode", "copy", "resize", "teacher", "quantise", "compress", "write")
+WAITS = ("waiting for images", "waiting for the teacher", "waiting for the writer")
+STAGES = WORK + WAITS
+"""WORK adds up the seconds of all threads, and of the GPU, at this work; WAITS are those of the one thread that
+hands photographs to the teacher. On a GPU its own wait for the teacher is where its time should go."""
 
 
 class StreamFigures(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,6 +30,7 @@ class StreamFigures(msgspec.Struct, frozen=True, kw_only=True):
         batch_size: the largest number of photographs that the teacher was given at once and had memory for.
         seconds: since the stream began.
         stage_seconds: by STAGES.
+        note: what is slower than it could be, and why; empty if nothing is.
     """
 
     done: int = 0
@@ -38,6 +42,7 @@ class StreamFigures(msgspec.Struct, frozen=True, kw_only=True):
     batch_size: int = 0
     seconds: float = 0.0
     stage_seconds: dict[str, float] = {}
+    note: str = ""
 
 
 class LabelProgress(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,7 +72,7 @@ class LabelProgress(msgspec.Struct, frozen=True, kw_only=True):
     def note(self) -> str:
         """What a progress line says beside the numbers: failures, and who the teacher waits for, if anybody."""
         notes = [f"{self.failed} left out"] if self.failed else []
-        for stage in STAGES[-2:]:
+        for stage in ("waiting for images", "waiting for the writer"):
             share = self.stage_seconds.get(stage, 0.0) / max(self.seconds * self.workers, 1e-9)
             if share > 0.1:
                 notes.append(f"{share:.0%} {stage}")
@@ -91,6 +96,7 @@ class LabelSummary(msgspec.Struct, frozen=True, kw_only=True):
         workers: processes that shared the work.
         deaths: of them, those that died and were replaced.
         teacher: kind and name of the teacher whose labels the store holds.
+        note: what was slower than it could be, and why; empty if nothing was.
     """
 
     samples: int
@@ -106,6 +112,7 @@ class LabelSummary(msgspec.Struct, frozen=True, kw_only=True):
     workers: int = 1
     deaths: int = 0
     teacher: str
+    note: str = ""
 
 
 class Meters:

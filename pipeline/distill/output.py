@@ -1,4 +1,4 @@
-"""Maps to shards behind the teacher's back: threads compress, one thread writes."""
+"""Results to shards behind the teacher's back: threads compress, two more write."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
-import numpy as np
-import numpy.typing as npt
-
 from pipeline.distill.meters import Meters
+from pipeline.distill.predictor import Result
 from pipeline.distill.presence import in_work
 from pipeline.distill.tasks import Task
 from pipeline.store import (
     SEAL_BYTES,
+    Arranged,
     Packed,
     StoreDescription,
     encode,
@@ -34,22 +33,24 @@ __all__ = ["NO_VALUE", "Output"]
 
 NO_VALUE = "the teacher gave no finite value; try another precision"
 
-_Item = tuple[int, "Future[Packed | str] | str"]
+_WRITERS = 2  # so that one shard fills while another is on its way to the disk
+
+_Group = tuple[list[int], "Future[list[Packed | str]]"]
 
 
 class _Aborted(Exception):
     """The run ends early: the open shard is dropped."""
 
 
-_Results = queue.SimpleQueue[_Item | type[_Aborted] | None]
+_Results = queue.SimpleQueue[_Group | type[_Aborted] | None]
 """Of one shard; None closes it."""
 
 
 class Output:
     """Takes a run's results in order and writes its shards. A context; leaving it waits for the disk.
 
-    An error of the writing thread comes out of the next call. Left by an exception, the shards whose
-    results are complete are still written, the open one is dropped.
+    An error of a writing thread comes out of the next call. Left by an exception, the shards whose results
+    are complete are still written, the open one is dropped.
 
     Attributes:
         shards, bytes: finished by this run.
@@ -70,28 +71,26 @@ class Output:
         self._store, self._description, self._teacher = store, description, teacher
         self._pool, self._meters = pool, meters
         self._room = threading.Semaphore(room)  # maps that are not in a shard yet, whatever the shards' size
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="softfocus-write")
+        self._writers = ThreadPoolExecutor(_WRITERS, thread_name_prefix="softfocus-write")
         self._pending: list[Future[None]] = []
         self._queue: _Results | None = None
+        self._lock = threading.Lock()
         self.shards = self.bytes = self.labelled = 0
         self.failures: dict[int, str] = {}
 
     def begin(self, task: Task) -> None:
         """Open a shard; all results until `end` belong to it."""
         self._queue = queue.SimpleQueue()
-        self._pending.append(self._writer.submit(self._write, task, self._queue))
+        self._pending.append(self._writers.submit(self._write, task, self._queue))
 
-    def put(self, position: int, result: npt.NDArray[np.float32] | str) -> None:
-        """One map (h, w), or (2, h, w) with its confidence, or the reason why there is none.
-
-        Waits while too many maps are not written yet.
-        """
+    def put(self, positions: list[int], results: list[Result | str]) -> None:
+        """Some results, or the reasons why there are none; waits while too many maps are not written yet."""
         with self._meters.measure("waiting for the writer"):
             self._raise_errors()
-            while not self._room.acquire(timeout=0.2):
-                self._raise_errors()
-        packed = result if isinstance(result, str) else self._pool.submit(self._packed, result)
-        self._open_queue().put((position, packed))
+            for _ in positions:
+                while not self._room.acquire(timeout=0.2):
+                    self._raise_errors()
+        self._open_queue().put((positions, self._pool.submit(self._packed, results)))
 
     def end(self) -> None:
         """Close the shard."""
@@ -106,7 +105,7 @@ class Output:
     ) -> None:
         if kind is not None:
             self._abort()
-        self._writer.shutdown(wait=True)
+        self._writers.shutdown(wait=True)
         if kind is None:
             self._raise_errors()
 
@@ -124,20 +123,30 @@ class Output:
         return self._queue
 
     def _raise_errors(self) -> None:
-        while self._pending and self._pending[0].done():
-            self._pending.pop(0).result()
+        for pending in [each for each in self._pending if each.done()]:
+            self._pending.remove(pending)
+            pending.result()
 
-    def _packed(self, values: npt.NDArray[np.float32]) -> Packed | str:
-        with self._meters.measure("encode"):
-            depth, confidence = values if values.ndim == 3 else (values, None)
+    def _packed(self, results: list[Result | str]) -> list[Packed | str]:
+        """In a thread of the pool: results to the bytes of their chunks."""
+        return [result if isinstance(result, str) else self._chunk(result) for result in results]
+
+    def _chunk(self, result: Result) -> Packed | str:
+        codec = self._description.codec
+        if isinstance(result, Arranged):
+            with self._meters.measure("compress"):
+                return pack(result, codec)
+        depth, confidence = result if result.ndim == 3 else (result, None)
+        with self._meters.measure("quantise"):
             encoded = encode(depth, self._description.dtype)
-            if encoded.invalid_count == depth.size:
-                return NO_VALUE
-            packed = pack(encoded, self._description.codec)
+        if encoded.invalid_count == depth.size:
+            return NO_VALUE
+        with self._meters.measure("compress"):
+            packed = pack(encoded, codec)
             return packed if confidence is None else packed._replace(confidence=pack_confidence(confidence))
 
     def _write(self, task: Task, results: _Results) -> None:
-        """In the writing thread: one shard, from its first result to the renamed file."""
+        """In a writing thread: one shard, from its first result to the renamed file."""
         begin = time.perf_counter()
         failures = dict(task.reasons)
         waited = [0.0]
@@ -154,11 +163,12 @@ class Output:
         except _Aborted:
             return
         self._meters.add("write", time.perf_counter() - begin - waited[0])
-        self.shards += 1
-        self.bytes += SEAL_BYTES + seal.size
-        self.labelled += sum(position not in failures for position in task.positions)
-        for position, reason in failures.items():
-            self.failures[task.shard.start + position] = reason
+        with self._lock:
+            self.shards += 1
+            self.bytes += SEAL_BYTES + seal.size
+            self.labelled += sum(position not in failures for position in task.positions)
+            for position, reason in failures.items():
+                self.failures[task.shard.start + position] = reason
 
     def _results(
         self,
@@ -178,10 +188,11 @@ class Output:
                 return
             if isinstance(item, type):
                 raise _Aborted
-            self._room.release()
-            position, result = item
-            done = result.result() if isinstance(result, Future) else result
+            positions, group = item
+            self._room.release(len(positions))
+            packed = group.result()
             waited[0] += time.perf_counter() - begin
-            if isinstance(done, str):
-                failures[position] = done
-            yield position, done
+            for position, result in zip(positions, packed, strict=True):
+                if isinstance(result, str):
+                    failures[position] = result
+                yield position, result

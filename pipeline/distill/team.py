@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.distill.meters import StreamFigures
-from pipeline.distill.stream import stream
+from pipeline.distill.stream import compiling_pays, stream
 from pipeline.distill.tasks import Survey
 from pipeline.provenance import Provenance
 from pipeline.store import check_teacher
@@ -63,8 +63,11 @@ class ThisProcess:
 
     workers = 1
 
-    def __init__(self, load: Callable[[], Teacher], *, batch_size: int, threads: int) -> None:
+    def __init__(
+        self, load: Callable[[], Teacher], *, batch_size: int | None, compile: bool | None, threads: int
+    ) -> None:
         self._load, self._batch_size, self._threads = load, batch_size, threads
+        self._compile = compile
         self._teacher: Teacher | None = None
 
     def describe(self, sizes: npt.NDArray[np.int32]) -> tuple[Provenance, list[tuple[int, int]]]:
@@ -81,6 +84,7 @@ class ThisProcess:
             description=survey.description,
             teacher=teacher,
             batch_size=self._batch_size,
+            compiled=compiling_pays(teacher, survey.total) if self._compile is None else self._compile,
             threads=self._threads,
             report=report,
         )

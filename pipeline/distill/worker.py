@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from pipeline.distill.meters import StreamFigures
 from pipeline.distill.presence import in_work
-from pipeline.distill.stream import stream
+from pipeline.distill.stream import compiling_pays, stream
 from pipeline.distill.tasks import Errand, Task, stamp
 from pipeline.files import find_temporaries
 from pipeline.provenance import Provenance
@@ -38,6 +38,7 @@ __all__ = [
     "begun_by",
     "describe",
     "label_shards",
+    "load",
     "release",
     "serve",
     "thread_share",
@@ -58,17 +59,21 @@ class Order:
         run: a word of this run; a process that lives on for another run loads that one's teacher.
         began: when it began, seconds since the epoch.
         load: the teacher; pickled, so a function of a module or a `functools.partial` of one.
+        batch_size, compile: as `stream` and `label` have them.
         threads: that decode and compress in each worker; -1 for its share of the cores.
         neighbours: workers of the run on one machine, itself included.
+        photographs: about so many fall to each worker.
     """
 
     run: str
     began: float
     store: Path
     load: Callable[[], Teacher]
-    batch_size: int = 16
+    batch_size: int | None = None
+    compile: bool | None = None
     threads: int = -1
     neighbours: int = 1
+    photographs: int = 0
 
 
 def thread_share(threads: int, processes: int = 1) -> int:
@@ -78,6 +83,12 @@ def thread_share(threads: int, processes: int = 1) -> int:
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     return max(1, cores // processes)
+
+
+def load(order: Order) -> None:
+    """Load the teacher, for calls that will come."""
+    with _busy:
+        _teacher(order)
 
 
 def describe(order: Order, sizes: npt.NDArray[np.int32]) -> tuple[Provenance, list[tuple[int, int]]]:
@@ -148,6 +159,7 @@ def serve(order: Order) -> None:
                     description=description,
                     teacher=teacher,
                     batch_size=order.batch_size,
+                    compiled=_is_to_compile(order, teacher),
                     threads=thread_share(order.threads, order.neighbours),
                     report=work.report,
                 )
@@ -219,6 +231,7 @@ def added(one: StreamFigures, other: StreamFigures) -> StreamFigures:
         bytes=one.bytes + other.bytes,
         batch_size=max(one.batch_size, other.batch_size),
         seconds=one.seconds + other.seconds,
+        note=one.note or other.note,
         stage_seconds={name: one.stage_seconds.get(name, 0.0) + other.stage_seconds.get(name, 0.0) for name in stages},
     )
 
@@ -264,8 +277,13 @@ def _streamed(
             description=description,
             teacher=teacher,
             batch_size=order.batch_size,
+            compiled=_is_to_compile(order, teacher),
             threads=thread_share(order.threads, order.neighbours),
         )
+
+
+def _is_to_compile(order: Order, teacher: Teacher) -> bool:
+    return compiling_pays(teacher, order.photographs) if order.compile is None else order.compile
 
 
 def begun_by(order: Order) -> dict[int, set[str]]:

@@ -8,7 +8,7 @@ Everything is written whole or not at all, so a killed run loses its open shard 
 nothing needs a lock: processes that do the same work at once make the same files.
 """
 
-from pipeline.store.codec import CODECS, Codec, Packed, pack, unpack
+from pipeline.store.codec import CODECS, Arranged, Codec, Packed, pack, unpack
 from pipeline.store.confidence import confidence_size, pack_confidence
 from pipeline.store.coverage import Coverage, SplitCoverage, count_splits, coverage, split_table
 from pipeline.store.description import (
@@ -51,6 +51,7 @@ __all__ = [
     "CODECS",
     "DTYPES",
     "SEAL_BYTES",
+    "Arranged",
     "Codec",
     "Coverage",
     "DType",

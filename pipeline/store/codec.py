@@ -29,17 +29,18 @@ from pipeline.store.errors import StoreError
 __all__ = [
     "BIAS",
     "CODECS",
+    "Arranged",
     "Codec",
     "Packed",
     "arrange",
     "chunk_filters",
     "codec_words",
+    "compress",
     "filters_words",
     "fletcher32",
     "is_delta",
     "pack",
     "require_codec",
-    "squeeze",
     "unpack",
 ]
 
@@ -64,10 +65,22 @@ class Packed(NamedTuple):
     confidence: bytes = b""
 
 
-def pack(encoded: Encoded, codec: Codec) -> Packed:
-    """Encoded codes as one chunk."""
-    chunk = squeeze(arrange(encoded.codes, codec), codec)
-    return Packed(chunk, encoded.offset, encoded.scale, encoded.invalid_count)
+class Arranged(NamedTuple):
+    """An encoded map as the bytes that are to be compressed, see `arrange`."""
+
+    data: Buffer
+    offset: float
+    scale: float
+    invalid_count: int
+
+
+Buffer = bytes | npt.NDArray[np.uint8]
+
+
+def pack(encoded: Encoded | Arranged, codec: Codec) -> Packed:
+    """An encoded map as one chunk."""
+    data = encoded.data if isinstance(encoded, Arranged) else arrange(encoded.codes, codec)
+    return Packed(compress(data, codec), encoded.offset, encoded.scale, encoded.invalid_count)
 
 
 def arrange(codes: npt.NDArray[Any], codec: Codec) -> bytes:
@@ -82,13 +95,13 @@ def arrange(codes: npt.NDArray[Any], codec: Codec) -> bytes:
     return planes.tobytes()
 
 
-def squeeze(arranged: bytes, codec: Codec) -> bytes:
-    """What `arrange` made, compressed, with Fletcher's checksum at the end."""
+def compress(arranged: Buffer, codec: Codec) -> bytes:
+    """What `arrange` made as a chunk: compressed, with Fletcher's checksum at the end."""
     squeezed: bytes
     if codec == "delta-zstd":
         squeezed = _zstandard().ZstdCompressor(level=ZSTD_LEVEL).compress(arranged)
     else:
-        squeezed = arranged if codec == "none" else isal_zlib.compress(arranged, DEFLATE_LEVEL)
+        squeezed = bytes(arranged) if codec == "none" else isal_zlib.compress(arranged, DEFLATE_LEVEL)
     return squeezed + fletcher32(squeezed).to_bytes(4, "little")
 
 

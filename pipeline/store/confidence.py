@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pipeline.store.codec import squeeze, unpack
+from pipeline.store.codec import compress, unpack
 
 __all__ = ["CONFIDENCE_DTYPE", "CONFIDENCE_WORDS", "STRIDE", "confidence_size", "pack_confidence", "unpack_confidence"]
 
@@ -32,7 +32,7 @@ def pack_confidence(confidence: npt.NDArray[np.float32]) -> bytes:
     height, width = confidence_size(*confidence.shape)
     small = Image.fromarray(confidence.astype(np.float32)).resize((width, height), Image.Resampling.BOX)
     codes = np.rint(np.clip(np.asarray(small), 0, 1) * 255).astype(CONFIDENCE_DTYPE)
-    return squeeze(codes.tobytes(), "deflate")
+    return compress(codes.tobytes(), "deflate")
 
 
 def unpack_confidence(chunk: bytes, size: tuple[int, int]) -> npt.NDArray[np.float32]:

@@ -10,6 +10,7 @@ onnx            `onnx:FILE`, any ONNX network with a card
 from __future__ import annotations
 
 from pipeline.teachers.base import (
+    DeviceTeacher,
     OutOfMemory,
     Provenance,
     Teacher,
@@ -20,6 +21,7 @@ from pipeline.teachers.base import (
 )
 
 __all__ = [
+    "DeviceTeacher",
     "OutOfMemory",
     "Provenance",
     "Teacher",

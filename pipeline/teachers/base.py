@@ -13,7 +13,7 @@ import importlib.metadata
 import re
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +21,15 @@ from numpy.typing import NDArray
 from pipeline.errors import SoftfocusError
 from pipeline.provenance import Provenance
 
+if TYPE_CHECKING:
+    import torch
+
 __all__ = [
     "DEPTH_RATIO_LIMIT",
     "GROUP",
     "PRECISIONS",
     "REHEARSAL_SIZE",
+    "DeviceTeacher",
     "Direction",
     "OutOfMemory",
     "Provenance",
@@ -90,6 +94,29 @@ class Teacher(Protocol):
 
     def close(self) -> None:
         """Free the network's memory; the teacher is of no use afterwards."""
+
+
+@runtime_checkable
+class DeviceTeacher(Teacher, Protocol):
+    """A teacher that also takes and gives tensors on its device, so that nothing waits for the host."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+
+    def predict_on_device(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 RGB (B, 3, h, w) to float32 (B, h, w), both on `device`; the values are those of `predict`.
+
+        Returns while the device still computes. A map that is not finite throughout has unknown pixels, or
+        has overflowed in a narrow precision: `predict` then has the last word.
+
+        Raises:
+            OutOfMemory: fewer images at once may do.
+            TeacherError: the network fails on this input.
+        """
+
+    def compile(self) -> None:
+        """Spend up to minutes at the first batch of each size, so that all batches of that size are faster."""
 
 
 # Functions (name, *, device, card, size, precision) -> Teacher, imported when they are asked for.

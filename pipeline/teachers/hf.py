@@ -9,7 +9,9 @@ in the order of their names).
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.teachers.base import (
+    DEPTH_RATIO_LIMIT,
     REHEARSAL_SIZE,
     Direction,
     OutOfMemory,
@@ -66,15 +69,14 @@ class HfTeacher:
         dtype: torch.dtype,
         reflect: bool,
     ) -> None:
-        factor, offset = (torch.from_numpy(part).to(device)[:, None, None] for part in preprocessing.affine())
         self.provenance = provenance
         self.precision = str(dtype).removeprefix("torch.")
-        self._model: torch.nn.Module | None = model
+        self.device = device
+        self.note = ""  # what is slower than it could be, and why
+        self._network: torch.nn.Module | None = _Network(model, preprocessing, reflect=reflect).to(device).eval()
+        self._compiled: Callable[[torch.Tensor], torch.Tensor] | None = None
         self._preprocessing = preprocessing
-        self._factor, self._offset = factor, offset
         self._direction = direction
-        self._device = device
-        self._reflect = reflect
         self._wide: torch.nn.Module | None = None
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
@@ -84,52 +86,111 @@ class HfTeacher:
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """uint8 RGB (B, h, w, 3) to float32 (B, h, w) relative inverse depth, NaN where not known."""
         check_images(images)
-        if self._model is None:
-            raise ValueError("this teacher was closed")
+        network = self._opened()
         if len(images) == 0:
             return np.empty(images.shape[:3], np.float32)
-        try:
-            with torch.inference_mode():
-                raw = _on_host(self._mended(self._raw(self._model, images), images))
-        except (RuntimeError, ValueError) as error:
-            if _is_too_much(error):
-                raise OutOfMemory(f"hf:{self.provenance.name}: too little memory for {images.shape}") from error
-            raise TeacherError(
-                f"hf:{self.provenance.name}: fails on an input of {images.shape[1]} x {images.shape[2]} "
-                f"({one_line(error)}); choose another --size"
-            ) from error
+        with self._explained(images.shape[1:3], len(images)):
+            on_host = torch.from_numpy(np.require(images, requirements=["C", "W"]))
+            # Turned round, not copied: in memory it stays channels-last, the order that suits a GPU.
+            pixels = on_host.to(self.device).permute(0, 3, 1, 2)
+            raw = _on_host(self._mended(network(pixels), pixels))
         return inverse_depth(raw, self._direction)
+
+    def predict_on_device(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 RGB (B, 3, h, w) to float32 (B, h, w), see `DeviceTeacher`; channels-last in memory is best."""
+        network = self._opened()
+        with self._explained(images.shape[-2:], len(images)):
+            raw: torch.Tensor | None = self._from_compiled(images) if self._compiled else None
+            return _inverse_depth(network(images) if raw is None else raw, self._direction)
+
+    def _from_compiled(self, images: torch.Tensor) -> torch.Tensor | None:
+        """The raw maps, or None where the compiler fails; it is not asked again then."""
+        assert self._compiled is not None
+        try:
+            return self._compiled(images)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except Exception as error:  # a compiler has many; without it the network does the same, more slowly
+            self._compiled, self.note = None, f"not compiled, slower ({one_line(error)})"
+            return None
+
+    def compile(self) -> None:
+        """Let torch.compile make the network faster for each size of batch that comes.
+
+        The network does the same sums in another order: maps differ by no more than the precision's noise.
+        """
+        if self._compiled is None and not self.note:
+            self._compiled = torch.compile(self._opened(), dynamic=False)
 
     def close(self) -> None:
         """Free the model."""
-        self._model = self._wide = None
-        if self._device.type == "cuda":
+        self._network = self._wide = self._compiled = None
+        if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _mended(self, raw: torch.Tensor, images: NDArray[np.uint8]) -> torch.Tensor:
+    def _opened(self) -> torch.nn.Module:
+        if self._network is None:
+            raise ValueError("this teacher was closed")
+        return self._network
+
+    @contextlib.contextmanager
+    def _explained(self, size: tuple[int, ...], count: int) -> Iterator[None]:
+        """torch's errors as ours, and no gradients."""
+        height, width = size
+        name = f"hf:{self.provenance.name}"
+        try:
+            with torch.inference_mode():
+                yield
+        except (RuntimeError, ValueError) as error:
+            if _is_too_much(error):
+                raise OutOfMemory(f"{name}: too little memory for {count} images of {height} x {width}") from error
+            raise TeacherError(
+                f"{name}: fails on an input of {height} x {width} ({one_line(error)}); choose another --size"
+            ) from error
+
+    def _mended(self, raw: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
         """Do images whose map overflowed in float16 again in float32, whatever batch they came in."""
         if self.precision != "float16":
             return raw
         overflowed = ~torch.isfinite(raw).flatten(1).all(dim=1)
         if overflowed.any():
-            self._wide = self._wide or copy.deepcopy(self._model).float()  # type: ignore[union-attr]
-            raw[overflowed] = self._raw(self._wide, images[overflowed.cpu().numpy()])
+            self._wide = self._wide or copy.deepcopy(self._network).float()  # type: ignore[union-attr]
+            raw[overflowed] = self._wide(pixels[overflowed])
         return raw
 
-    def _raw(self, model: torch.nn.Module, images: NDArray[np.uint8]) -> torch.Tensor:
-        """The network's own output, float32 (B, h, w)."""
-        on_host = torch.from_numpy(np.require(images, requirements=["C", "W"]))
-        # Turned round, not copied: in memory it stays channels-last, the order that suits a GPU.
-        pixels = on_host.to(self._device).permute(0, 3, 1, 2)
-        if self._preprocessing.colour == "BGR":
+
+class _Network(torch.nn.Module):
+    """Pixels in, the model's own output at their size out: one graph, so that a compiler can fuse the ends."""
+
+    factor: torch.Tensor
+    offset: torch.Tensor
+
+    def __init__(self, model: torch.nn.Module, preprocessing: Preprocessing, *, reflect: bool) -> None:
+        super().__init__()
+        factor, offset = (torch.from_numpy(part)[:, None, None] for part in preprocessing.affine())
+        self.register_buffer("factor", factor)
+        self.register_buffer("offset", offset)
+        self.model = model
+        self._dtype = next(model.parameters()).dtype
+        self._is_bgr = preprocessing.colour == "BGR"
+        self._reflect = reflect
+
+    def float(self) -> _Network:
+        """In float32, input included."""
+        self._dtype = torch.float32
+        return super().float()
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 RGB (B, 3, h, w) to float32 (B, h, w)."""
+        if self._is_bgr:
             pixels = pixels.flip(1)
-        planes = pixels * self._factor + self._offset
+        planes = pixels * self.factor + self.offset
         size = planes.shape[-2:]
         margin = _margin(*size) if self._reflect else (0, 0)
         if self._reflect:
             planes = _resized(_reflected(planes, margin), size)
-        raw = model(pixel_values=planes.to(next(model.parameters()).dtype)).predicted_depth.float()
-        raw = raw.reshape(len(images), 1, *raw.shape[-2:])
+        raw: torch.Tensor = self.model(pixel_values=planes.to(self._dtype)).predicted_depth.float()
+        raw = raw.reshape(len(pixels), 1, *raw.shape[-2:])
         padded = _resized(raw, (size[0] + 2 * margin[0], size[1] + 2 * margin[1]))
         return padded[:, 0, margin[0] : margin[0] + size[0], margin[1] : margin[1] + size[1]]
 
@@ -229,6 +290,15 @@ def _is_too_much(error: Exception) -> bool:
     """Whether fewer images at once may do: no memory on the GPU or the host, or past a kernel's index range."""
     words = ("can't allocate memory", "INT_MAX")
     return isinstance(error, torch.cuda.OutOfMemoryError) or any(word in str(error) for word in words)
+
+
+def _inverse_depth(raw: torch.Tensor, direction: Direction) -> torch.Tensor:
+    """As `pipeline.teachers.base.inverse_depth`, on the device; not finite where not known."""
+    if direction == "inverse depth":
+        return raw
+    known = torch.isfinite(raw) & (raw > torch.finfo(torch.float32).tiny)
+    largest = torch.where(known, raw, 0.0).amax(dim=(1, 2), keepdim=True)
+    return torch.where(known & (raw >= largest / DEPTH_RATIO_LIMIT), raw.reciprocal(), torch.nan)
 
 
 def _on_host(raw: torch.Tensor) -> NDArray[np.float32]:
