@@ -49,6 +49,8 @@ class LoadingRow(msgspec.Struct, frozen=True):
 class PngLabels:
     """Depth kept as one 16-bit PNG a photograph; read like a label store."""
 
+    has_confidence = False
+
     def __init__(self, folder: Path, reader: LabelReader, samples: Sequence[Sample]) -> None:
         self._files = {sample.id: folder / f"{number}.png" for number, sample in enumerate(samples)}
         self._reader = reader

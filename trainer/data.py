@@ -131,7 +131,7 @@ class Photographs(Dataset[Batch]):
     @property
     def bytes_each(self) -> int:
         """Of a prepared sample."""
-        has_confidence = self.reader is not None and bool(self.reader.description.provenance.confidence)
+        has_confidence = self.reader is not None and self.reader.has_confidence
         return self.size**2 * (6 + 2 * (self.blur_reader is not None) + 2 * has_confidence)
 
     @property

@@ -39,7 +39,7 @@ def confidence_map(reader: LabelReader | None, sample: Sample, size: int) -> Hal
 
     None where there is no reader, or a store without confidence.
     """
-    if reader is None or not reader.description.provenance.confidence:
+    if reader is None or not reader.has_confidence:
         return None
     confidence = reader.confidence(sample.id) if _is_fresh(reader, sample) else None
     return _unknown(size) if confidence is None else _squashed(confidence, size)

@@ -61,6 +61,11 @@ class LabelReader:
         """What a value is; `description.direction` says which way it grows."""
         return self.description.quantity
 
+    @property
+    def has_confidence(self) -> bool:
+        """Whether each label comes with a confidence."""
+        return bool(self.description.provenance.confidence)
+
     def __getitem__(self, sample_id: str) -> npt.NDArray[np.float32]:
         """The label of a sample, float32 (H, W), NaN where not known.
 
@@ -96,7 +101,7 @@ class LabelReader:
             MissingLabel, DamagedShard: as for the label.
         """
         row = self._row(sample_id)
-        if not self.description.provenance.confidence:
+        if not self.has_confidence:
             return None
         path, position, size = self._place(row)
         try:
