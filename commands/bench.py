@@ -7,7 +7,9 @@ from typing import Any
 
 import click
 
+from commands import bench_training
 from commands.console import PATH, device_option, json_option, say, show_result
+from commands.workers import list_devices
 
 
 @click.group()
@@ -18,6 +20,96 @@ def bench() -> None:
     Example:
       softfocus bench plan
     """
+
+
+@bench.command()
+@click.option("--samples", type=click.IntRange(min=1), default=1_000_000, show_default=True)
+@click.option("--folder", type=PATH, help="Keep manifest and store here. [default: a temporary one]")
+@json_option
+def plan(samples: int, folder: Path | None, as_json: bool) -> None:
+    """Planning, status and resume of a job of a million photographs: time and memory.
+
+    \b
+    The limits are 10 s and 1 GiB for each. Example:
+      softfocus bench plan --samples 1000000
+    """
+    from benchmarks.plan import LIMIT_MIB, LIMIT_S, measure_plan
+
+    rows = measure_plan(samples, folder)
+    lines = [
+        "| Step | samples | shards done | seconds | CPU seconds | peak MiB | within limits |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row.step} | {row.samples} | {row.shards} | {row.seconds:.1f} | {row.cpu_seconds:.1f} | {row.peak_mib:.0f} "
+        f"| {'yes' if row.within else 'no'} |"
+        for row in rows
+    ]
+    show_result({"limit_s": LIMIT_S, "limit_mib": LIMIT_MIB, "rows": rows}, as_json, lines)
+
+
+@bench.command()
+@click.option("--device", default="all", show_default=True, help="As in `label`: cuda:0,cuda:1, or all.")
+@click.option("--processes", type=click.IntRange(min=1), default=1, show_default=True, help="Workers a device.")
+@click.option("--photographs", type=click.IntRange(min=2), default=40_000, show_default=True, help="JPEG of 640 x 427.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
+@click.option("--repeats", type=click.IntRange(min=1), default=2, show_default=True, help="Turns.")
+@click.option(
+    "--teacher",
+    default="depth-anything-small",
+    show_default=True,
+    help="depth-anything-small (random weights), slow:SECONDS (no device), or as in `label`.",
+)
+@click.option("--folder", type=PATH, help="A disk for photographs and stores. [default: the temporary one]")
+@json_option
+def workers(
+    device: str,
+    processes: int,
+    photographs: int,
+    batch_size: int,
+    repeats: int,
+    teacher: str,
+    folder: Path | None,
+    as_json: bool,
+) -> None:
+    """How much faster all devices label than the first one alone.
+
+    \b
+    Choose so many photographs that a job takes half a minute. Examples:
+      softfocus bench workers --device cuda:0,cuda:1
+      softfocus bench workers --device cpu --processes 2 --photographs 600 --teacher slow:0.02
+    """
+    import functools
+    import tempfile
+
+    from benchmarks.material import save_depth_anything_small
+    from benchmarks.workers import compare_workers, load_any, slow_teacher
+
+    devices = list_devices(device) * processes
+    if len(devices) < 2:
+        raise click.UsageError("one worker has nothing to be compared with; give several --device, or --processes")
+    with tempfile.TemporaryDirectory(prefix="softfocus-teacher-") as weights:
+        if teacher.startswith("slow:"):
+            load = functools.partial(slow_teacher, float(teacher.removeprefix("slow:")))
+        else:
+            small = teacher == "depth-anything-small"
+            load = functools.partial(load_any, save_depth_anything_small(Path(weights)) if small else teacher)
+        rows = compare_workers(
+            load,
+            devices,
+            photographs=photographs,
+            batch_size=batch_size,
+            repeats=repeats,
+            folder=folder,
+            say=say,
+        )
+    lines = ["| Workers | photographs | maps/s | speed-up | teacher busy | waiting |", "|---|---|---|---|---|---|"]
+    lines += [
+        f"| {row.workers} | {row.photographs} | {row.rate:.1f} | {row.speed_up:.2f} | {row.busy:.0%} "
+        f"| {row.waiting:.0%} |"
+        for row in rows
+    ]
+    show_result({"devices": devices, "rows": rows}, as_json, lines)
 
 
 @bench.command()
@@ -93,3 +185,7 @@ def label_(photographs: int, large: int, shrink: int, folder: Path | None, as_js
         report = measure_label(Plan(sizes=chosen, **options), Path(place), say=say)
     show_result(report, as_json, table(report))
     return 0
+
+
+for command in (bench_training.student, bench_training.loading, bench_training.step):
+    bench.add_command(command)

@@ -87,7 +87,9 @@ def label(
         f"{store}: {summary.labelled} maps written, {summary.kept} there before, {len(summary.failed)} left out",
         f"  {summary.shards} shards, {summary.bytes / 1e6:.1f} MB, {summary.seconds:.1f} s, {summary.rate:.1f} maps/s",
     ]
-    lines += [f"  {line}" for line in (stages, summary.note) if line]
+    died = f", {summary.deaths} died and were replaced" if summary.deaths else ""
+    shared = f"{summary.workers} workers{died}" if summary.workers > 1 else ""
+    lines += [f"  {line}" for line in (shared, stages, summary.note) if line]
     show_result(summary, as_json, lines)
     return LEFT_OUT if summary.failed else 0
 

@@ -153,6 +153,8 @@ def _is_alive(pid: int) -> bool:
         return False
     except OSError:  # somebody else's process
         return True
+    with contextlib.suppress(OSError):  # dead, and its parent has not looked: in containers that may last
+        return not Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].startswith(b" Z")
     return True
 
 

@@ -132,6 +132,15 @@ def test_temporary_files_of_dead_processes_are_removed(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == sorted([alive, other])
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="Linux tells it in /proc")
+def test_process_that_nobody_waited_for_counts_as_dead(tmp_path: Path) -> None:
+    """In a container whose first process waits for nobody such a number stays taken."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        left = left_over(tmp_path, machine=files._machine(), pid=process.pid)
+        assert clean_temporaries(tmp_path) == [left]
+
+
 def test_temporary_files_of_other_machines_go_when_they_are_a_day_old(tmp_path: Path) -> None:
     """A process number means nothing on another machine that shares the folder."""
     young = left_over(tmp_path, machine="00000000", pid=1)

@@ -33,7 +33,7 @@ from joblib.externals.loky.process_executor import BrokenProcessPool
 from pipeline.distill.meters import StreamFigures
 from pipeline.distill.tasks import Errand, Stamp, Survey, stamp
 from pipeline.distill.team import Outcome
-from pipeline.distill.worker import ATTEMPTS, Order, added, begin, describe, serve, thread_share
+from pipeline.distill.worker import ATTEMPTS, Order, added, begin, describe, load, serve, thread_share
 from pipeline.errors import SoftfocusError
 from pipeline.provenance import Provenance
 
@@ -55,24 +55,27 @@ class Processes:
         self._posts: list[_Post] = []
 
     def describe(self, sizes: npt.NDArray[np.int32]) -> tuple[Provenance, list[tuple[int, int]]]:
-        """Ask the first process, which keeps the teacher that it loads for this."""
-        if not self._posts:
-            self._posts = [_Post(self._orders[0])]
+        """Ask the first process. All load their teachers meanwhile, for the work that comes next."""
+        self._begin()
         return self._posts[0].describe(sizes)
 
     def work(self, survey: Survey, report: Callable[[StreamFigures], None]) -> Outcome:
         """Have all of the survey's shards labelled."""
-        self._posts += [_Post(order) for order in self._orders[len(self._posts) :]]
+        self._begin()
         for post in self._posts:
             post.photographs = survey.total // self.workers
             post.start()
         return _Shift(self._posts, survey, report).run()
 
+    def _begin(self) -> None:
+        if not self._posts:
+            self._posts = [_Post(order) for order in self._orders]
+
     def close(self) -> None:
         """Dismiss every process, also one in the middle of a shard, and wait until it is gone."""
         for post in self._posts:
             post.dismiss()
-        wait_for_futures([post.future for post in self._posts if post.future], FAREWELL_S)
+        wait_for_futures([post.future for post in self._posts if post.given], FAREWELL_S)
         for post in self._posts:
             post.end()
         self._posts = []
@@ -94,8 +97,6 @@ class _Post:
 
     def __init__(self, order: Order) -> None:
         self._order = order
-        self.future: Future[Any] | None = None
-        self.connection: Connection | None = None
         self.futile = self.photographs = 0
         self._hire()
 
@@ -103,11 +104,12 @@ class _Post:
         """A new process. It holds the only other end of its pipe, so each notices when the other is gone."""
         threads = str(thread_share(-1, self._order.neighbours))
         environment = {name: os.environ.get(name, threads) for name in _THREAD_VARIABLES}
-        self.connection, self._theirs = Pipe()
+        ours, self._theirs = Pipe()
+        self.connection: Connection | None = ours
         self._executor = ProcessPoolExecutor(
             1, initializer=begin, initargs=(self._theirs, os.getpid()), env=environment
         )
-        self.future = None
+        self.future = self._call(load, self._order)
         self.figures = StreamFigures()
         self.given: dict[int, tuple[Stamp, int]] = {}
         self.finished = 0
@@ -143,7 +145,6 @@ class _Post:
 
     def bury(self) -> BrokenProcessPool:
         """After the process's end of the pipe was closed: its death. An error that it raised comes out."""
-        assert self.future is not None
         error = self.future.exception(timeout=60)
         self.end()
         if not isinstance(error, BrokenProcessPool):
@@ -179,10 +180,10 @@ class _Shift:
         self._lost: dict[int, str] = {}
         self._deaths = 0
         self._gone = StreamFigures()  # of processes that died
-        self._begin = time.perf_counter()
+        self._begin: float | None = None  # when the first teacher was loaded
 
     def run(self) -> Outcome:
-        next_report = self._begin
+        next_report = 0.0
         while any(not post.resting for post in self._posts) or self._ahead or self._again:
             self._listen()
             self._answer_resting()
@@ -207,6 +208,7 @@ class _Shift:
             except (EOFError, OSError):
                 self._bury(post)
                 continue
+            self._begin = self._begin or time.perf_counter()
             if isinstance(message, StreamFigures):
                 post.figures = message
             elif message:
@@ -272,7 +274,8 @@ class _Shift:
 
     def _figures(self) -> StreamFigures:
         figures = functools.reduce(added, (post.figures for post in self._posts), self._gone)
-        return msgspec.structs.replace(figures, seconds=time.perf_counter() - self._begin)
+        now = time.perf_counter()
+        return msgspec.structs.replace(figures, seconds=now - (self._begin or now))
 
 
 def _died_early(error: BrokenProcessPool) -> str:

@@ -38,6 +38,7 @@ __all__ = [
     "begun_by",
     "describe",
     "label_shards",
+    "load",
     "release",
     "serve",
     "thread_share",
@@ -82,6 +83,12 @@ def thread_share(threads: int, processes: int = 1) -> int:
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     return max(1, cores // processes)
+
+
+def load(order: Order) -> None:
+    """Load the teacher, for calls that will come."""
+    with _busy:
+        _teacher(order)
 
 
 def describe(order: Order, sizes: npt.NDArray[np.int32]) -> tuple[Provenance, list[tuple[int, int]]]:
