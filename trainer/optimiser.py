@@ -15,6 +15,9 @@ from trainer.encoders import block_of
 
 __all__ = ["Schedule", "create_optimiser", "encoder_blocks", "freeze", "keep_frozen"]
 
+WITHOUT_BETAS = ("sgd", "nesterov", "momentum", "rmsprop")
+FUSED = ("adam", "adamw", "sgd")  # torch updates all weights in one kernel
+
 
 def encoder_blocks(student: nn.Module) -> list[str]:
     """Names of the encoder's blocks, from the input on (see `trainer.encoders.block_of`)."""
@@ -70,12 +73,12 @@ def create_optimiser(student: nn.Module, config: Config) -> torch.optim.Optimize
         }
         for (scale, decays), parameters in groups.items()
     ]
-    betas: dict[str, Any] = (
-        {} if settings.name in ("sgd", "nesterov", "momentum", "rmsprop") else {"betas": settings.betas}
-    )
+    more: dict[str, Any] = {} if settings.name in WITHOUT_BETAS else {"betas": settings.betas}
+    if settings.name in FUSED and next(student.parameters()).is_cuda:
+        more["fused"] = True
     try:
         return create_optimizer_v2(
-            options, opt=settings.name, lr=settings.lr, weight_decay=settings.weight_decay, **betas
+            options, opt=settings.name, lr=settings.lr, weight_decay=settings.weight_decay, **more
         )
     except (AssertionError, TypeError, ValueError) as error:
         raise SoftfocusError(f"optimiser.name={settings.name}: {error}; choose one of timm's, such as adamw") from error

@@ -160,7 +160,8 @@ class _Recorded:
                 self._function(batch, draws, weights)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # thread_local: a thread that pins the next batch does not end the recording
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self._terms = self._function(batch, draws, weights)
         for parameter in self._student.parameters():
             if parameter.grad is not None:
