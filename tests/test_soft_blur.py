@@ -280,6 +280,16 @@ def test_a_run_goes_on_with_its_own_soft_labels_alone(small_set: Path, blur_labe
         train(small_set, out=tmp_path / "run", blur_labels=tmp_path / "other", config=quick("epochs=1"), device="cpu")
 
 
+def test_a_sweep_keeps_its_finished_runs(small_set: Path, blur_labels: Path, tmp_path: Path) -> None:
+    """With a store of soft blur and none of depth: the same command again trains nothing."""
+    command = ["sweep", small_set, "--blur-labels", blur_labels, "-o", tmp_path / "sweep", "--seeds", "0", "--json"]
+    command += [part for override in [*QUICK, "epochs=1"] for part in ("--set", override)]
+    for status in ("finished", "kept"):
+        done = run(*command)
+        assert done.exit_code == 0, done.stderr
+        assert [outcome["status"] for outcome in json.loads(done.stdout)["outcomes"]] == [status]
+
+
 # Coverage
 
 
