@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from commands import audit, bench, data, labels, training
+from commands import audit, bench, data, labels, runs, training
 from commands.console import PATH
 from pipeline.errors import SoftfocusError
 
@@ -56,9 +56,12 @@ for command in (
     audit.status,
     audit.verify,
     data.synth,
+    data.refocus,
     training.train,
     training.evaluate,
     training.predict,
+    runs.runs,
+    runs.sweep,
     bench.bench,
 ):
     main.add_command(command)

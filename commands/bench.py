@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from commands.console import PATH, json_option, say, show_result
+from commands import bench_training
+from commands.console import PATH, device_option, json_option, say, show_result
 from commands.workers import list_devices
 
 
@@ -144,3 +146,46 @@ def codec(manifest: Path, teacher: str, card: str | None, count: int, repeats: i
         )
     show_result({"maps": len(chosen), "rows": rows}, as_json, lines)
     return 0
+
+
+@bench.command(name="label")
+@click.option(
+    "--architecture", type=click.Choice(["small", "base", "large", "tiny"]), default="small", show_default=True
+)
+@click.option("--photographs", type=click.IntRange(min=1), default=24_000, show_default=True, help="Of 640 x 427.")
+@click.option("--large", type=click.IntRange(min=0), default=1_500, show_default=True, help="Of 4000 x 3000.")
+@click.option("--shrink", type=click.IntRange(min=1), default=1, help="Divides the sides of all photographs.")
+@click.option("--side", type=click.IntRange(min=28), default=518, show_default=True, help="Of the network's input.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="[default: the job's own]")
+@click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto")
+@click.option("--compile/--no-compile", default=True, show_default=True)
+@click.option("--workers", type=int, default=-1, show_default=True, help="As in `label`.")
+@click.option("--shard-size", type=click.IntRange(min=1), default=256, show_default=True)
+@click.option("--codec", type=click.Choice(["delta-deflate", "deflate", "none", "delta-zstd"]), default="delta-deflate")
+@click.option("--bare-seconds", "bare_s", type=float, default=4.0, show_default=True)
+@click.option("--folder", type=PATH, help="Where photographs and stores are made and removed. [default: temporary]")
+@device_option
+@json_option
+def label_(photographs: int, large: int, shrink: int, folder: Path | None, as_json: bool, **options: Any) -> int:
+    """The rate of `softfocus label` beside the bare rate of its teacher, and which stage limits it.
+
+    \b
+    Makes its own photographs and a Depth Anything V2 with random weights. Examples:
+      softfocus bench label
+      softfocus bench label --architecture large --photographs 4000 --large 1500
+      softfocus bench label --architecture tiny --side 28 --photographs 40 --large 0 --no-compile --device cpu
+    """
+    from tempfile import TemporaryDirectory
+
+    from benchmarks.label import Plan, measure_label, table
+
+    sizes = ((427, 640, photographs), (3000, 4000, large))
+    chosen = tuple((height // shrink, width // shrink, count) for height, width, count in sizes if count)
+    with TemporaryDirectory(prefix="softfocus-label-", dir=folder) as place:
+        report = measure_label(Plan(sizes=chosen, **options), Path(place), say=say)
+    show_result(report, as_json, table(report))
+    return 0
+
+
+for command in (bench_training.student, bench_training.loading, bench_training.step):
+    bench.add_command(command)

@@ -60,6 +60,13 @@ def _json_value(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def table(rows: Iterable[Iterable[str]]) -> list[str]:
+    """Rows of cells as lines with aligned columns."""
+    cells = [list(row) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in cells]
+
+
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     import csv
 
@@ -92,6 +99,8 @@ def progress_bar(verb: str, things: str) -> Iterator[Callable[..., None]]:
             if verb not in tasks:
                 tasks[verb] = bars.add_task(verb, total=total, completed=done, rate="", note="")
             task = bars.tasks[tasks[verb]]
+            if done < task.completed:  # another run of a sweep
+                bars.reset(tasks[verb], total=total, completed=done)
             speed = f"{task.speed:.1f} {things}/s" if task.speed else ""
             bars.update(tasks[verb], completed=done, total=total, note=note, rate=speed)
 
@@ -101,9 +110,14 @@ def progress_bar(verb: str, things: str) -> Iterator[Callable[..., None]]:
 def _progress_lines(verb: str, things: str) -> Callable[..., None]:
     first: dict[str, tuple[float, int]] = {}
     last: dict[str, float] = {}
+    before: dict[str, int] = {}
 
     def show(done: int, total: int, note: str = "", verb: str = verb) -> None:
         now = time.monotonic()
+        if done < before.get(verb, 0):  # another run of a sweep
+            first.pop(verb)
+            last.pop(verb)
+        before[verb] = done
         began, start = first.setdefault(verb, (now, done))
         if now - last.setdefault(verb, now) < 10:
             return

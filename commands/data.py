@@ -1,4 +1,4 @@
-"""Commands that bring photographs in: index, synth."""
+"""Commands that bring photographs in: index, synth, refocus."""
 
 from __future__ import annotations
 
@@ -49,17 +49,30 @@ def index(out: Path, as_json: bool, **options: Any) -> int:
     return LEFT_OUT if summary.problems else 0
 
 
+def _picture_options(command: Any) -> Any:
+    """The options that `synth` and `refocus` share."""
+    for option in (
+        click.option("-n", "--count", type=click.IntRange(min=1), default=100, show_default=True),
+        click.option(
+            "--size", nargs=2, type=click.IntRange(min=32), default=(320, 480), show_default=True, metavar="H W"
+        ),
+        click.option("--seed", default=0, show_default=True),
+        click.option(
+            "--threshold-px",
+            type=float,
+            help="A wider circle of confusion is out of focus. [default: 3 where the longer side has 480 pixels]",
+        ),
+        click.option("--jobs", default=-1, show_default=True, help="Processes; -1 for one a core."),
+        json_option,
+    )[::-1]:
+        command = option(command)
+    return command
+
+
 @click.command()
 @click.argument("out", type=PATH)
-@click.option("-n", "--count", type=click.IntRange(min=1), default=100, show_default=True)
-@click.option("--size", nargs=2, type=click.IntRange(min=32), default=(320, 480), show_default=True, metavar="H W")
-@click.option("--seed", default=0, show_default=True)
-@click.option(
-    "--threshold-px", type=float, default=2.0, show_default=True, help="A wider circle of confusion is out of focus."
-)
 @click.option("--textures", type=PATH, help="Photographs to print on things.")
-@click.option("--jobs", default=-1, show_default=True, help="Processes; -1 for one a core.")
-@json_option
+@_picture_options
 def synth(out: Path, as_json: bool, **options: Any) -> None:
     """Render scenes with exact depth and exact defocus, as a dataset.
 
@@ -72,3 +85,27 @@ def synth(out: Path, as_json: bool, **options: Any) -> None:
     with progress_bar("render", "scenes") as progress:
         summary = synthesize(out, progress=progress, **options)
     show_result(summary, as_json, [f"{out}: {summary.rendered} scenes rendered, {summary.kept} there before"])
+
+
+@click.command()
+@click.argument("manifest", type=PATH)
+@click.option("--labels", required=True, type=PATH, help="Store of the photographs' depth labels.")
+@click.option("-o", "--out", required=True, type=PATH, help="The dataset's folder.")
+@_picture_options
+def refocus(manifest: Path, labels: Path, out: Path, as_json: bool, **options: Any) -> None:
+    """Blur sharp photographs by their depth labels, as a dataset with exact masks.
+
+    Each picture is another part of a photograph with another focus. An upright photograph gives upright
+    pictures. Example:
+
+    \b
+      softfocus index images photos -o photos.jsonl
+      softfocus label photos.jsonl depth --teacher onnx:tcmonodepth_small.onnx --card tcmonodepth
+      softfocus refocus photos.jsonl --labels depth -o refocused -n 800
+      softfocus index synth refocused -o refocused.jsonl --val-fraction 0
+    """
+    from pipeline.refocus import refocus
+
+    with progress_bar("refocus", "pictures") as progress:
+        summary = refocus(manifest, labels, out, progress=progress, **options)
+    show_result(summary, as_json, [f"{out}: {summary.rendered} pictures made, {summary.kept} there before"])

@@ -32,7 +32,7 @@ from commands.workers import TeamFactory, worker_options
 @click.option(
     "--compile/--no-compile",
     default=None,
-    help="Spend minutes to make a GPU's teacher faster. [default: for jobs of 100,000 photographs or more]",
+    help="Spend minutes to make a GPU's teacher faster. [default: for jobs of 200,000 photographs or more]",
 )
 @click.option("--workers", type=int, default=-1, show_default=True, help="Threads that decode; -1: one a core.")
 @click.option("--retry-failed", is_flag=True, help="Label the photographs again that failed before.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +23,43 @@ from commands.console import (
 )
 
 
+def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that make a configuration; `config_from` turns their values into one."""
+    for option in (
+        click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any other value of the config."),
+        click.option("--partial", is_flag=True, help="Use samples that lack a mask or a label for what they have."),
+        click.option("--encoder-weights", help="auto, hub, shipped, none, or a file in timm's names."),
+        click.option("--batch-size", type=int),
+        click.option("--epochs", type=int),
+        click.option("--config", "file", type=PATH, help="YAML on top of the preset."),
+        click.option("--preset", default="lite", show_default=True, help="lite, paper-resnext101 or paper-vgg16."),
+    ):
+        command = option(command)
+    return command
+
+
+CONFIG_OPTIONS = {
+    "epochs": "epochs",
+    "batch_size": "data.batch_size",
+    "encoder_weights": "student.encoder_weights",
+    "partial": "data.partial",
+}
+
+
+def config_from(options: Mapping[str, Any], *, overrides: Iterable[str] = ()) -> Any:
+    """The configuration that `config_options` ask for, with more overrides on top."""
+    from trainer.config import load_config
+
+    asked = [*options["overrides"], *(f"{key}={options[o]}" for o, key in CONFIG_OPTIONS.items() if options[o])]
+    return load_config(preset=options["preset"], file=options["file"], overrides=[*asked, *overrides])
+
+
 @click.command()
 @click.argument("manifest", type=PATH)
 @click.option("--labels", type=PATH, help="The label store. Without it: masks alone.")
 @click.option("-o", "--out", required=True, type=PATH, help="The run folder.")
-@click.option("--preset", default="lite", show_default=True, help="lite, paper-resnext101 or paper-vgg16.")
-@click.option("--config", "file", type=PATH, help="YAML on top of the preset.")
-@click.option("--epochs", type=int)
-@click.option("--batch-size", type=int)
+@config_options
 @click.option("--seed", type=int)
-@click.option("--encoder-weights", help="auto, hub, shipped, none, or a file in timm's names.")
-@click.option("--partial", is_flag=True, help="Use samples that lack a mask or a label for what they have.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any other value of the config.")
 @device_option
 @json_option
 def train(manifest: Path, labels: Path | None, out: Path, as_json: bool, **options: Any) -> None:
@@ -44,21 +70,14 @@ def train(manifest: Path, labels: Path | None, out: Path, as_json: bool, **optio
       softfocus train cuhk.jsonl --labels labels -o runs/first
       softfocus train cuhk.jsonl --labels labels -o runs/long --epochs 300 --set optimiser.lr=0.002
     """
-    from trainer.config import load_config
     from trainer.train import train
 
-    overrides = list(options["overrides"])
-    for option, key in TRAIN_OPTIONS.items():
-        if options[option]:
-            overrides.append(f"{key}={options[option]}")
-    if options["seed"] is not None:
-        overrides.append(f"seed={options['seed']}")
-    config = load_config(preset=options["preset"], file=options["file"], overrides=overrides)
+    seed = options["seed"]
     with progress_bar("train", "steps") as show:
         summary = train(
             manifest,
             out=out,
-            config=config,
+            config=config_from(options, overrides=[] if seed is None else [f"seed={seed}"]),
             labels=labels,
             device=options["device"],
             say=say,
@@ -68,14 +87,6 @@ def train(manifest: Path, labels: Path | None, out: Path, as_json: bool, **optio
     best = f"  best epoch {summary.best['epoch']}: {figures}" if figures else "  no validation split"
     speed = f"{summary.seconds:.0f} s, {summary.images_per_second:.0f} images/s"
     show_result(summary, as_json, [f"{out}: {summary.epochs} epochs, {speed}", best])
-
-
-TRAIN_OPTIONS = {
-    "epochs": "epochs",
-    "batch_size": "data.batch_size",
-    "encoder_weights": "student.encoder_weights",
-    "partial": "data.partial",
-}
 
 
 @click.command()
@@ -96,14 +107,20 @@ TRAIN_OPTIONS = {
 def evaluate(manifest: Path, as_json: bool, per_image: Path | None, **options: Any) -> None:
     """Score a student on a split: MAE, F and IoU in the protocols of the field.
 
+    The report of a run folder is kept in it, as evaluation-SPLIT.json with the figures of each image, for
+    `softfocus runs`. Another manifest than the one it was trained from, or another input size, is part of the name.
+
     \b
     Example:
       softfocus evaluate cuhk.jsonl --model runs/first --split test --json
     """
     from trainer.evaluate import evaluate
+    from trainer.run import write_evaluation
 
     with progress_bar("evaluate", "images") as progress:
         report = evaluate(manifest, progress=progress, **options)
+    if options["model"].is_dir():
+        write_evaluation(options["model"], report.name, report)
     if per_image is not None:
         write_csv(per_image, report.per_image)
     sizes = " and ".join(f"{size} x {size}" for size in report.input_sizes)

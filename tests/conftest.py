@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from pipeline.files import sha256_file
@@ -105,3 +107,32 @@ def small_labels(small_set: Path) -> Path:
     store = small_set.parent / "labels"
     label(small_set, store, load_teacher=BrightnessTeacher, shard_size=5)
     return store
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> Callable[..., Path]:
+    """Makes a run folder by hand: `make_run(name, seed=.., mae=.., epochs=.., rows=.., per_image=.., **values)`."""
+
+    def make(
+        name: str,
+        *,
+        seed: int = 0,
+        mae: float = 0.1,
+        epochs: int = 3,
+        rows: list[dict[str, Any]] | None = None,
+        per_image: dict[str, float] | None = None,
+        **values: Any,
+    ) -> Path:
+        from trainer.run import write_metrics, write_per_image
+
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text(yaml.safe_dump({"seed": seed, "epochs": epochs, **values}))
+        write_metrics(folder / "metrics.csv", rows or [{"epoch": 3, "val_mae": mae, "val_f": 1 - mae}])
+        (folder / "run.json").write_text('{"device": "cpu"}')
+        write_per_image(
+            folder, [{"id": i, "mae": v, "f_at_half": 1 - v} for i, v in (per_image or {}).items()], epoch="best"
+        )
+        return folder
+
+    return make

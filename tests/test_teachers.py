@@ -29,6 +29,7 @@ from pipeline.teachers import (
 from pipeline.teachers.base import OutOfMemory, inverse_depth
 from pipeline.teachers.cards import Card, find_card, known_cards
 from pipeline.teachers.preprocessing import (
+    INTERPOLATION,
     Fixed,
     LongSide,
     Preprocessing,
@@ -381,7 +382,7 @@ def test_an_onnx_card_decides_range_mean_std_and_colour_order(tmp_path: Path) ->
         "mean": [20.0, 0.0, 0.0],
         "std": [40.0, 1.0, 1.0],
         "size rule": "short side 8, both sides rounded to a multiple of 4, aspect ratio kept up to 4:1",
-        "interpolation": "bicubic, antialiased",
+        "interpolation": INTERPOLATION,
     }
 
 

@@ -60,6 +60,7 @@ def test_a_run_leaves_all_that_is_needed(small_set: Path, small_labels: Path, tm
     summary = train(small_set, out=run, labels=small_labels, config=quick(), device="cpu", say=lines.append)
     assert {p.name for p in run.iterdir()} == {
         "config.yaml", "metrics.csv", "curves.png", "run.json", "best.safetensors", "last.safetensors", "state.pt",
+        "validation-best.csv", "validation-last.csv", "samples",
     }  # fmt: skip
     rows = metrics(run)
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]

@@ -9,15 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import yaml
 
 from pipeline.contract import SoftfocusError
 
-__all__ = ["Augmentation", "BlurLoss", "Config", "ConfigError", "Data", "DepthLoss", "Optimiser", "Student"]
-__all__ += ["dump_config", "load_config", "preset_names"]
+__all__ = ["Augmentation", "BlurDistillation", "BlurLoss", "Config", "ConfigError", "Data", "DepthLoss"]
+__all__ += ["Distillation", "Log", "Optimiser", "Student", "dump_config", "load_config", "preset_names"]
+
+Weight = Annotated[float, msgspec.Meta(ge=0)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class ConfigError(SoftfocusError):
@@ -74,21 +78,50 @@ class Augmentation(Section):
 
 
 class BlurLoss(Section):
-    """Weights of the task loss's terms; `side` weighs the same loss on each side output."""
+    """Weights of the task loss's terms (`trainer.losses.blur`); `side` weighs their sum on each side output."""
 
-    bce: float = 1.0
-    iou: float = 0.5
-    l1: float = 1.0
-    side: float = 0.2
+    bce: Weight = 1.0  # cross-entropy
+    focal: Weight = 0.0
+    l1: Weight = 1.0
+    iou: Weight = 0.5  # soft IoU, of both classes
+    dice: Weight = 0.0  # likewise
+    ssim: Weight = 0.0  # structural similarity
+    edge: Weight = 0.0  # cross-entropy in a band around the mask's boundary
+    side: Weight = 0.2
+
+    @property
+    def in_use(self) -> bool:
+        """Whether masks are learnt at all."""
+        return any((self.bce, self.focal, self.l1, self.iou, self.dice, self.ssim, self.edge))
 
 
-class DepthLoss(Section):
-    """Weights of the distillation loss; `weight` scales all of it, 0 trains on masks alone."""
+class Distillation(Section):
+    """`weight` scales a distillation loss, 0 leaves it out; see `trainer.losses.schedule` for its course."""
 
-    weight: float = 0.5
-    l1: float = 1.0  # scale-and-shift-invariant L1
-    gradient: float = 0.5  # multi-scale gradient term
-    side: float = 0.2
+    weight: Weight = 0.5
+    schedule: Literal["constant", "linear", "cosine"] = "constant"  # after the warm-up
+    warmup: Share = 0.0  # share of the run in which the weight rises from 0
+    final: Weight = 0.0  # what is left of the weight at the end: linear and cosine
+    side: Weight = 0.2
+
+
+class DepthLoss(Distillation):
+    """Weights of the terms that compare depth with the stored label (`trainer.losses.depth`)."""
+
+    l1: Weight = 1.0  # scale-and-shift-invariant L1
+    gradient: Weight = 0.5  # multi-scale gradient term
+    plain_l1: Weight = 0.0  # the student's depth as it is against the normalised label
+    plain_l2: Weight = 0.0
+    ranking: Weight = 0.0  # order of pairs of pixels
+    edges: Weight = 0.0  # where depth jumps
+
+
+class BlurDistillation(Distillation):
+    """Weights of the terms that compare blur with a stored blur probability (`trainer.losses.soft_blur`)."""
+
+    kl: Weight = 1.0  # Kullback-Leibler divergence; the gradient of cross-entropy
+    l1: Weight = 0.0
+    temperature: Positive = 1.0  # above 1 the teacher's doubts count more
 
 
 class Optimiser(Section):
@@ -107,6 +140,13 @@ class Optimiser(Section):
     ema: float = 0.998  # decay of the averaged weights that are validated and shipped
 
 
+class Log(Section):
+    """What is written while a run goes on, beside metrics.csv; it does not change what the run comes to."""
+
+    pictures: int = 6  # validation samples whose maps are drawn at each validation
+    tensorboard: bool = False  # needs the extra `tensorboard`
+
+
 class Config(Section):
     """Everything that a run depends on beside its data; figures of a run are its config's figures."""
 
@@ -115,14 +155,16 @@ class Config(Section):
     augmentation: Augmentation = msgspec.field(default_factory=Augmentation)
     blur_loss: BlurLoss = msgspec.field(default_factory=BlurLoss)
     depth_loss: DepthLoss = msgspec.field(default_factory=DepthLoss)
+    blur_distillation: BlurDistillation = msgspec.field(default_factory=BlurDistillation)
     optimiser: Optimiser = msgspec.field(default_factory=Optimiser)
+    log: Log = msgspec.field(default_factory=Log)
     epochs: int = 100
     validate_every: int = 5  # epochs
     seed: int = 0
     precision: str = "auto"  # auto: bfloat16 where the device has it, else float32; or bfloat16, float32
     channels_last: bool = True
     compile: bool = False  # torch.compile: a minute at the start, then faster steps
-    cuda_graph: bool = True  # on one GPU a step is recorded once and replayed
+    cuda_graph: bool = True  # on a GPU a step is recorded once and replayed
     search_kernels: bool = False  # try cuDNN's kernels for each layer: a minute at the start, then faster steps
     keep_every: int = 0  # also keep epoch-NNNN.safetensors every so many epochs
 

@@ -13,7 +13,15 @@ import torch
 from scipy.stats import spearmanr
 from torch import nn
 
-from pipeline.contract import LabelReader, Sample, SoftfocusError, read_blur_mask, read_image, read_manifest
+from pipeline.contract import (
+    LabelReader,
+    Sample,
+    SoftfocusError,
+    read_blur_mask,
+    read_image,
+    read_manifest,
+    sha256_file,
+)
 from trainer.augment import normalise
 from trainer.checkpoint import find_student, load_student
 from trainer.config import Config
@@ -32,13 +40,19 @@ class EvaluationReport(msgspec.Struct, frozen=True):
     """Figures of one student on one split.
 
     Attributes:
+        name: of the evaluation among others of the same student: the split; before it the manifest's name if the
+            student was not trained from this manifest; after it the input size if that is not the trained one.
+        epoch: of the weights, if they know.
         measures: protocol -> measure -> value; see `trainer.metrics`.
         depth: agreement with the stored labels, or empty: mean rank correlation (Spearman) over images.
         per_image: rows of id, mae, f and iou in D-DFFNet's protocol, for paired comparisons.
     """
 
     model: str
+    name: str
+    manifest: str
     split: str
+    epoch: int | None
     images: int
     input_sizes: tuple[int, ...]
     measures: dict[str, dict[str, float]]
@@ -74,7 +88,7 @@ def evaluate(
             photographs than the manifest has.
     """
     where = choose_device(device)
-    student, config, _ = load_student(model, device=where)
+    student, config, figures = load_student(model, device=where)
     sizes = tuple(input_sizes) or sizes_in_use(config)
     reader = LabelReader(labels) if labels is not None else None
     samples = [s for s in read_manifest(manifest, split=split) if s.mask is not None or (reader and s.id in reader)]
@@ -94,9 +108,18 @@ def evaluate(
         if reader is not None and sample.id in reader:
             correlations.append(_rank_correlation(depth, reader[sample.id]))
         progress(done, len(samples))
+    trained_from = figures.get("manifest_sha256")
+    parts = [
+        Path(manifest).stem if trained_from not in (None, sha256_file(manifest)) else "",
+        split,
+        "+".join(map(str, sizes)) if sizes != sizes_in_use(config) else "",
+    ]
     return EvaluationReport(
         model=str(find_student(model)),
+        name="-".join(part for part in parts if part),
+        manifest=str(manifest),
         split=split,
+        epoch=figures.get("epoch"),
         images=len(samples),
         input_sizes=sizes,
         measures=evaluation.result() if masked else {},

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 import numpy as np
+import torch
 from PIL import Image
+from torch import nn
 
 from pipeline.contract import SoftfocusError, new_file, read_image
 from trainer.checkpoint import load_student
 from trainer.device import choose_device
 from trainer.evaluate import predict_maps, sizes_in_use
+from trainer.fusion import fuse_batch_norm
 
 __all__ = ["PHOTOGRAPH_SUFFIXES", "PredictSummary", "predict"]
 
@@ -63,6 +67,7 @@ def predict(
     sizes = tuple(input_sizes) or sizes_in_use(config)
     if depth and not config.depth_loss.weight:
         raise SoftfocusError(f"{model}: this student has learnt masks alone, and gives no depth; leave --depth away")
+    student = _fused(student, sizes[0])
     written, failed = [], []
     for done, (source, target) in enumerate(pairs, 1):
         try:
@@ -78,6 +83,13 @@ def predict(
                 _write(target.with_suffix(".depth.png"), (near - low) / max(high - low, 1e-12), image.shape[:2])
         progress(done, len(pairs))
     return PredictSummary(written, failed)
+
+
+def _fused(student: nn.Module, size: int) -> nn.Module:
+    """The student with its batch norms folded, if it takes that size; if not, predicting will say so."""
+    with contextlib.suppress(ValueError):
+        fuse_batch_norm(student, torch.zeros(1, 3, size, size, device=next(student.parameters()).device))
+    return student
 
 
 def _outputs(photographs: Sequence[Path | str], out: Path) -> Iterator[tuple[Path, Path]]:

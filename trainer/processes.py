@@ -1,7 +1,8 @@
 """Several processes of one run, as `torchrun` starts them: who they are, and what they do together.
 
-Each process takes its share of every batch; gradients are averaged by DistributedDataParallel. Only the
-first process reports, validates and writes.
+Each process takes its share of every batch; gradients are averaged by DistributedDataParallel, or after a
+recorded step, which cannot wait for others while it is replayed, in one call. Only the first process
+reports, validates and writes.
 """
 
 from __future__ import annotations
@@ -70,6 +71,13 @@ class Processes:
     def without_sync(self, network: nn.Module) -> AbstractContextManager[object]:
         """Where gradients stay in this process because more are to come."""
         return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
+
+    def average(self, tensors: list[Tensor]) -> None:
+        """Put the mean over the processes into each tensor, with one call for all of them."""
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        dist.all_reduce(flat, op=dist.ReduceOp.SUM)
+        parts = torch.split(flat / self.count, [tensor.numel() for tensor in tensors])
+        torch._foreach_copy_(tensors, [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)])
 
     def any(self, value: bool) -> bool:
         """Whether it holds in any process; all must ask at the same step."""

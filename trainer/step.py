@@ -1,9 +1,9 @@
 """One step of training: augment, forward, losses, backward, update.
 
-On one GPU the part from the augmentation to the gradients is recorded once as a CUDA graph and replayed:
+On a GPU the part from the augmentation to the gradients is recorded once as a CUDA graph and replayed:
 Python needs longer to launch a light student's kernels than the GPU to run them. With `compile` it goes
-through torch.compile first, which fuses what batch norm and activations move through memory. Several
-processes (torchrun) use DistributedDataParallel and no graph.
+through torch.compile first, which fuses what batch norm and activations move through memory. Without a
+graph several processes (torchrun) use DistributedDataParallel; with one they average what it left.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import torch
 from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
-from trainer.augment import Draws, augment
+from trainer.augment import Draws, Inputs, augment
 from trainer.batch import Batch
 from trainer.config import Config
 from trainer.device import autocast
-from trainer.losses import joint_loss
+from trainer.losses import joint_loss, weight_at
 from trainer.processes import Processes
 
 __all__ = ["Stepper"]
@@ -51,49 +51,58 @@ class Stepper:
         self.student, self.optimiser, self.ema, self.config = student, optimiser, ema, config
         self._processes = processes
         self._trained = [p for p in student.parameters() if p.requires_grad]
-        self._network = processes.wrap(student, has_unused=not config.depth_loss.weight)
         device = self._trained[0].device
+        self._recorded = config.cuda_graph and device.type == "cuda"
+        self._network = student
+        if not self._recorded:
+            self._network = processes.wrap(student, has_unused=not config.depth_loss.weight)
         self._mixed = autocast(config.precision, device)
-        self._share = torch.ones((), device=device)
+        self._weights = torch.zeros(2, device=device)  # of both distillation losses, at this step
         self._layout = torch.channels_last if config.channels_last and device.type == "cuda" else None
         terms: Callable[..., Terms] = self._terms
         if config.compile:
             torch.compiler.reset()  # the code of a run before this one in the same process counts against a limit
             terms = torch.compile(self._terms, dynamic=False)
         self._gradients: Gradients = lambda *inputs: _backward(terms(*inputs), config.optimiser.accumulate)
-        self._recorded = config.cuda_graph and device.type == "cuda" and processes.count == 1
         if device.type == "cuda":
             torch.backends.cudnn.benchmark = config.search_kernels
         if self._recorded:
             self._gradients = _Recorded(self._gradients, student)
 
-    def __call__(self, parts: Sequence[tuple[Batch, Draws]], *, step: int, share: float = 1.0) -> Terms:
+    def __call__(self, parts: Sequence[tuple[Batch, Draws]], *, step: int, progress: float) -> Terms:
         """One update.
 
         Args:
             parts: `optimiser.accumulate` batches whose gradients are averaged, with their random draws.
             step: its number, for the averaged weights.
-            share: of the distillation's weight, at this step.
+            progress: share of the run that is done, in [0, 1), for the weights of the distillation losses.
 
         Returns:
             The losses, averaged over the parts, on the device: reading them would make the loop wait.
         """
-        self._share.fill_(share)
+        for place, loss in enumerate((self.config.depth_loss, self.config.blur_distillation)):
+            self._weights[place] = weight_at(loss, progress)
         totals: Terms = {}
         self.optimiser.zero_grad(set_to_none=not self._recorded)  # a graph adds to the tensors it was recorded with
         for number, (batch, draws) in enumerate(parts, 1):
             with nullcontext() if number == len(parts) else self._processes.without_sync(self._network):
-                terms = self._gradients(batch, draws, self._share)
+                terms = self._gradients(batch, draws, self._weights)
             for name, value in terms.items():
                 totals[name] = totals.get(name, 0.0) + value / len(parts)
+        if self._recorded and self._processes.count > 1:
+            self._processes.average([p.grad for p in self._trained if p.grad is not None])
         if self.config.optimiser.clip:
             nn.utils.clip_grad_norm_(self._trained, self.config.optimiser.clip)
         self.optimiser.step()
         self.ema.update(self.student, step=step)
         return totals
 
-    def _terms(self, batch: Batch, draws: Draws, share: Tensor) -> Terms:
-        inputs = augment(batch, draws, size=self.config.data.input_size)
+    def inputs(self, batch: Batch, draws: Draws) -> Inputs:
+        """What the network and the losses see of a batch."""
+        return augment(batch, draws, size=self.config.data.input_size)
+
+    def _terms(self, batch: Batch, draws: Draws, weights: Tensor) -> Terms:
+        inputs = self.inputs(batch, draws)
         images = inputs.images if self._layout is None else inputs.images.contiguous(memory_format=self._layout)
         with self._mixed():
             output = self._network(images)
@@ -104,7 +113,10 @@ class Stepper:
             blur=self.config.blur_loss,
             distillation=self.config.depth_loss,
             confidence=inputs.confidence,
-            distillation_weight=share * self.config.depth_loss.weight,
+            distillation_weight=weights[0],
+            soft_blur=inputs.soft_blur,
+            blur_distillation=self.config.blur_distillation,
+            blur_distillation_weight=weights[1],
         )
 
 
@@ -128,16 +140,16 @@ class _Recorded:
         self._inputs: list[Tensor] = []
         self._terms: Terms = {}
 
-    def __call__(self, batch: Batch, draws: Draws, share: Tensor) -> Terms:
+    def __call__(self, batch: Batch, draws: Draws, weights: Tensor) -> Terms:
         if self._graph is None:
-            self._record(batch, draws, share)
+            self._record(batch, draws, weights)
         for ours, given in zip(self._inputs, _tensors(batch, draws), strict=True):
             ours.copy_(given)
         assert self._graph is not None
         self._graph.replay()
         return self._terms
 
-    def _record(self, batch: Batch, draws: Draws, share: Tensor) -> None:
+    def _record(self, batch: Batch, draws: Draws, weights: Tensor) -> None:
         batch, draws = _copy(batch), _copy(draws)
         self._inputs = _tensors(batch, draws)
         before = [buffer.clone() for buffer in self._student.buffers()]  # batch norm counts the warm-up
@@ -145,11 +157,11 @@ class _Recorded:
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(self.WARM_UP):
-                self._function(batch, draws, share)
+                self._function(batch, draws, weights)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            self._terms = self._function(batch, draws, share)
+            self._terms = self._function(batch, draws, weights)
         for parameter in self._student.parameters():
             if parameter.grad is not None:
                 parameter.grad.zero_()

@@ -27,6 +27,7 @@ from trainer.config import Config
 from trainer.data import Batches, Order, Photographs, choose_samples, with_masks
 from trainer.initial import blank_student, initial_student
 from trainer.labels import open_labels, samples_digest
+from trainer.logs import RunLog, choose_shown
 from trainer.optimiser import Schedule, create_optimiser, freeze, keep_frozen
 from trainer.processes import Processes
 from trainer.report import draw_curves
@@ -169,6 +170,12 @@ def train(
         size, count = config.data.input_size, batch_size // processes.count
         return draw(count, size=size, config=config.augmentation, seed=seed, device=processes.device)
 
+    log = RunLog(
+        run,
+        shown=choose_shown(judge.batches.photographs, count=config.log.pictures),
+        tensorboard=config.log.tensorboard and processes.is_first,
+        step=step,
+    )
     began = saved = time.monotonic()
     seconds_before = float(history[-1]["seconds"]) if history else 0.0
     note = _note(history[-1]) if history else ""
@@ -176,14 +183,16 @@ def train(
     keep_frozen(student, config.student.freeze)
     parts = iter(range(step * accumulate, total_steps * accumulate))
     coming = batches(processes.part(order.rows(part)) for part in range(step * accumulate, total_steps * accumulate))
-    with _deferred_interrupt() as interrupted:
+    with _deferred_interrupt() as interrupted, contextlib.closing(log):
         while step < total_steps:
             if processes.any(interrupted()):
                 if processes.is_first:
                     remember()
                 raise KeyboardInterrupt
             schedule.set(step)
-            terms = stepper([(next(coming), draws(next(parts))) for _ in range(accumulate)], step=step)
+            terms = stepper(
+                [(next(coming), draws(next(parts))) for _ in range(accumulate)], step=step, progress=step / total_steps
+            )
             for name, value in terms.items():  # stays on the device: reading it would make the loop wait
                 sums[name] = sums.get(name, 0.0) + value
             step += 1
@@ -207,11 +216,16 @@ def train(
             history.append(row)
             note = _note(row)
             keep = functools.partial(save_student, weights=ema.module.state_dict(), config=config)
-            if judge.measure in row and row is best_row(history, judge.measure):
+            is_validated = judge.measure in row
+            is_best = is_validated and row is best_row(history, judge.measure)
+            log.epoch(row, per_image=judge.per_image if is_validated else (), best=is_best)
+            if is_validated:
+                log.pictures(ema.module, row, autocast=judge.autocast)
+            if is_best:
                 keep(run / BEST, figures={**row, **sources})
             if config.keep_every and epoch % config.keep_every == 0:
                 keep(run / f"epoch-{epoch:04d}.safetensors", figures={**row, **sources})
-            if is_last or judge.measure in row or time.monotonic() - saved > STATE_SECONDS:
+            if is_last or is_validated or time.monotonic() - saved > STATE_SECONDS:
                 keep(run / LAST, figures={**row, **sources})
                 write_metrics(run / "metrics.csv", history)
                 remember()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,15 +25,15 @@ class Validation:
 
     Attributes:
         measure: the figure that a best epoch is chosen by: blur where masks are learnt, else depth.
+        per_image: figures of each image at the last call; see `trainer.metrics.Evaluation.per_image`.
     """
 
     def __init__(
         self, samples: Sequence[Sample], reader: LabelReader | None, config: Config, device: torch.device
     ) -> None:
-        weights = config.blur_loss
-        learns_masks = any((weights.bce, weights.iou, weights.l1))
-        self.measure = "val_mae" if learns_masks and any(s.mask for s in samples) else "val_depth"
+        self.measure = "val_mae" if config.blur_loss.in_use and any(s.mask for s in samples) else "val_depth"
         self.ids = [s.id for s in samples]
+        self.per_image: list[dict[str, Any]] = []
         self.batch_size = config.data.batch_size
         self.autocast = autocast(config.precision, device)
         self.batches = Batches(
@@ -63,6 +64,7 @@ class Validation:
                 if bool(torch.isfinite(label).any()):
                     depth_errors.append(float(ssi_l1_loss(output.depth[0][row : row + 1].float(), label)))
         student.train(training)
+        self.per_image = evaluation.per_image
         figures = {}
         if self.measure == "val_mae":
             result = evaluation.result()["dffnet"]

@@ -32,12 +32,16 @@ class Predictor(Protocol):
     Attributes:
         in_flight: how many batches `collect` should lag behind `submit`.
         largest: number of photographs of the largest call of the teacher that succeeded.
+        note: what is slower than it could be, and why; empty if nothing is.
     """
 
     in_flight: int
 
     @property
     def largest(self) -> int: ...
+
+    @property
+    def note(self) -> str: ...
 
     def prepare(self, path: Path, sha256: bytes, size: Size, *, root: Path) -> Any | str:
         """A photograph as `submit` takes it, or the reason why there is none; called from many threads.
@@ -61,6 +65,7 @@ class HostPredictor:
     """Photographs and maps in the host's memory, for any teacher."""
 
     in_flight = 0
+    note = ""
 
     def __init__(self, teacher: Teacher, meters: Meters) -> None:
         self._teacher, self._meters = teacher, meters

@@ -171,7 +171,7 @@ def street(kit: Kit, z: float, width: float) -> list[Thing]:
 
 def photograph(kit: Kit, z: float, width: float) -> list[Thing]:
     """One of the caller's photographs as a backdrop."""
-    image = kit.photographs.crop(kit.rng, LARGE)
+    image = kit.photographs.crop(kit.rng, LARGE, sharp=True)
     return [_filled("photograph", Material(texture(image), width * kit.between(1.05, 1.4)), z, width)]
 
 

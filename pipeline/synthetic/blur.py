@@ -8,16 +8,17 @@ own disc; discs of the widths in between are mixed from the two nearest of a fix
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 import scipy.fft
 
-from pipeline.synthetic.camera import Array, Camera, Window, circle_of_confusion_px
+from pipeline.synthetic.aperture import ROUND, Aperture, kernel
+from pipeline.synthetic.camera import Array, Window
 
-__all__ = ["Layer", "blur", "compose", "disc"]
+__all__ = ["Layer", "blur", "compose"]
 
 STEP = 1.2  # ratio of neighbouring disc diameters
 SHARP_PX = 1.0  # a disc that fits in one pixel leaves the pixel as it is
@@ -26,7 +27,7 @@ COVERED = 0.5
 
 @dataclass(frozen=True)
 class Layer:
-    """One thing alone: premultiplied linear colour and coverage (4, h, w), 1 / depth_m (h, w), its place.
+    """One thing alone: premultiplied linear colour and coverage (4, h, w), inverse depth (h, w), its place.
 
     inverse_depth is 0 where nothing is covered. `solid`: the layer covers its whole window (a wall, a sky).
     """
@@ -37,25 +38,19 @@ class Layer:
     solid: bool = False
 
 
-@lru_cache(maxsize=512)
-def disc(diameter_px: float) -> Array:
-    """Blur kernel: the share of a disc's light that each pixel gets; odd square, sum 1.
-
-    A pixel's share is its distance to the edge, cut to 0..1: antialiased, and a single 1 up to 1 px.
-    """
-    radius = diameter_px / 2
-    reach = max(0, math.ceil(radius - 0.5))
-    line = np.arange(-reach, reach + 1)
-    kernel = np.clip(radius + 0.5 - np.hypot(line[:, None], line[None, :]), 0, 1)
-    return np.asarray(kernel / kernel.sum(), dtype=np.float32)
-
-
-def compose(layers: list[Layer], camera: Camera, shape: tuple[int, int]) -> tuple[Array, Array]:
-    """The picture through the lens and the depth of what is in front.
+def compose(
+    layers: list[Layer],
+    shape: tuple[int, int],
+    *,
+    diameter_px: Callable[[Array], npt.NDArray[np.float64]],
+    aperture: Aperture = ROUND,
+) -> tuple[Array, Array]:
+    """The picture through the lens and the inverse depth of what is in front.
 
     Layers come in order from far to near, in a frame of `shape` pixels that they fill together.
-    Returns linear light (3, H, W) and depth_m (H, W): of the nearest layer that covers at least half of
-    the pixel, the harmonic mean over the covered part (exact at the middle of a plane's pixel).
+    `diameter_px` gives the width of the circle of confusion at inverse depths (h, w) that are above 0.
+    Returns linear light (3, H, W) and inverse depth (H, W): of the nearest layer that covers at least half
+    of the pixel, the mean over the covered part (exact at the middle of a plane's pixel).
     """
     picture = np.zeros((3, *shape), np.float32)
     inverse_depth = np.zeros(shape, np.float32)
@@ -63,19 +58,19 @@ def compose(layers: list[Layer], camera: Camera, shape: tuple[int, int]) -> tupl
         top, left, bottom, right = layer.window
         near = inverse_depth[top:bottom, left:right]
         np.copyto(near, layer.inverse_depth, where=layer.colour[3] >= COVERED)
-        with np.errstate(divide="ignore"):
-            depth_m = 1 / layer.inverse_depth
-        diameter_px = circle_of_confusion_px(
-            np.where(layer.inverse_depth > 0, depth_m, camera.focus_distance_m), camera
-        )
-        colour, (top, left, bottom, right) = blur(layer, diameter_px, shape)
+        covered = layer.inverse_depth > 0
+        widths = np.zeros(covered.shape)
+        widths[covered] = diameter_px(layer.inverse_depth[covered])
+        colour, (top, left, bottom, right) = blur(layer, widths, shape, aperture)
         behind = picture[:, top:bottom, left:right]
         behind *= 1 - colour[3]
         behind += colour[:3]
-    return picture, np.float32(1) / inverse_depth
+    return picture, inverse_depth
 
 
-def blur(layer: Layer, diameter_px: npt.NDArray[np.float64], shape: tuple[int, int]) -> tuple[Array, Window]:
+def blur(
+    layer: Layer, diameter_px: npt.NDArray[np.float64], shape: tuple[int, int], aperture: Aperture = ROUND
+) -> tuple[Array, Window]:
     """A layer's colour and coverage after every pixel is spread over its disc, and the window it now needs.
 
     `shape` (H, W) bounds the window. Where many discs overlap coverage is held at 1, and light with it.
@@ -84,13 +79,14 @@ def blur(layer: Layer, diameter_px: npt.NDArray[np.float64], shape: tuple[int, i
     largest = float(diameter_px[covered].max(initial=0.0))
     if largest <= SHARP_PX:
         return layer.colour, layer.window
-    reach = math.ceil(largest / 2)
+    slices = [(kernel(aperture, width_px), weight) for width_px, weight in _slices(diameter_px, covered)]
+    reach = max(shares.shape[0] for shares, _ in slices) // 2
     top, left, bottom, right = layer.window
     window = max(0, top - reach), max(0, left - reach), min(shape[0], bottom + reach), min(shape[1], right + reach)
     out = np.zeros((4, window[2] - window[0], window[3] - window[1]), np.float32)
     offset = top - window[0], left - window[1]
-    for width_px, weight in _slices(diameter_px, covered):
-        _spread(layer.colour, weight, disc(width_px), out, offset)
+    for shares, weight in slices:
+        _spread(layer.colour, weight, shares, out, offset)
     return _normalised(out, layer.solid), window
 
 
@@ -98,7 +94,7 @@ def _slices(diameter_px: npt.NDArray[np.float64], covered: npt.NDArray[np.bool_]
     """Disc widths of the series and how much of each pixel goes to each; the weights of a pixel sum to 1."""
     low, high = float(diameter_px[covered].min()), float(diameter_px[covered].max())
     if high <= max(low, SHARP_PX) * 1.1:
-        return [(round((low + high) / 2, 3), covered.astype(np.float32))]
+        return [(round((low + high) / 2, 2), covered.astype(np.float32))]
     place = (np.log(np.maximum(diameter_px, SHARP_PX)) / math.log(STEP)).astype(np.float32)
     place[~covered] = -2
     first, last = math.floor(place[covered].min()), math.ceil(place[covered].max())
@@ -110,26 +106,26 @@ def _slices(diameter_px: npt.NDArray[np.float64], covered: npt.NDArray[np.bool_]
     return slices
 
 
-def _spread(colour: Array, weight: Array, kernel: Array, out: Array, offset: tuple[int, int]) -> None:
+def _spread(colour: Array, weight: Array, shares: Array, out: Array, offset: tuple[int, int]) -> None:
     """Add colour * weight, convolved with the kernel, to `out`; `offset`: where colour lies in it."""
     rows, columns = np.flatnonzero(weight.any(1)), np.flatnonzero(weight.any(0))
     top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
     part = colour[:, top:bottom, left:right] * weight[top:bottom, left:right]
-    reach = kernel.shape[0] // 2
+    reach = shares.shape[0] // 2
     if reach:
-        part = _convolved(part, kernel)
+        part = _convolved(part, shares)
     y, x = offset[0] + top - reach, offset[1] + left - reach
     cut_y, cut_x = max(0, -y), max(0, -x)
     target = out[:, y + cut_y : y + part.shape[1], x + cut_x : x + part.shape[2]]
     target += part[:, cut_y : cut_y + target.shape[1], cut_x : cut_x + target.shape[2]]
 
 
-def _convolved(part: Array, kernel: Array) -> Array:
+def _convolved(part: Array, shares: Array) -> Array:
     """Full convolution over the last two axes."""
-    height, width = part.shape[1] + kernel.shape[0] - 1, part.shape[2] + kernel.shape[1] - 1
+    height, width = part.shape[1] + shares.shape[0] - 1, part.shape[2] + shares.shape[1] - 1
     size = scipy.fft.next_fast_len(height, real=True), scipy.fft.next_fast_len(width, real=True)
     spectrum = scipy.fft.rfft2(part, s=size, axes=(1, 2))
-    spectrum *= scipy.fft.rfft2(kernel, s=size)
+    spectrum *= scipy.fft.rfft2(shares, s=size)
     result = scipy.fft.irfft2(spectrum, s=size, axes=(1, 2), overwrite_x=True)
     return np.asarray(result[:, :height, :width], dtype=np.float32)
 

@@ -1,61 +1,28 @@
-"""Rendered scenes on disk: image/NAME.jpg, mask/NAME.png, exact/NAME.npz and a list, scenes.jsonl.
-
-Scene i is a function of (seed, i, size, threshold) and nothing else, so a larger set begins with the
-smaller one, and rendering can stop anywhere and go on.
-"""
+"""Rendered scenes, one by one and as a dataset on disk."""
 
 from __future__ import annotations
 
-import json
+import hashlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
-from joblib import Parallel, delayed
-from PIL import Image
 
-from pipeline.errors import SoftfocusError
-from pipeline.files import new_file
+from pipeline.files import sha256_file
 from pipeline.synthetic.blur import compose
-from pipeline.synthetic.camera import circle_of_confusion_px
-from pipeline.synthetic.develop import develop
+from pipeline.synthetic.camera import Array, circle_of_confusion_px
+from pipeline.synthetic.develop import develop, draw_jpeg_quality
+from pipeline.synthetic.folder import Picture, SynthError, SynthSummary, check_request, fill, usual_threshold_px
 from pipeline.synthetic.prints import Photographs
 from pipeline.synthetic.render import draw_all
 from pipeline.synthetic.scene import build
 
-__all__ = ["THRESHOLD_PX", "Rendered", "SynthError", "SynthSummary", "render_scene", "synthesize"]
+__all__ = ["render_scene", "synthesize"]
 
-THRESHOLD_PX = 2.0  # wider discs count as out of focus: about where a viewer at full size begins to see them
-SMALLEST_SIDE = 64
 TEST_EVERY = 10  # scenes 9, 19, 29, ... are the test split
 PHOTOGRAPH_SUFFIXES = {".jpg", ".jpeg", ".png"}
-
-
-class SynthError(SoftfocusError):
-    """Scenes that cannot be rendered as asked; the message names the folder or option and the mend."""
-
-
-class SynthSummary(msgspec.Struct, frozen=True):
-    """What `synthesize` did: scenes rendered now, scenes that were there, mean share of blurred pixels."""
-
-    out: str
-    rendered: int
-    kept: int
-    blurred_share: float
-
-
-class Rendered(NamedTuple):
-    """A scene: uint8 sRGB (H, W, 3); depth in metres along the optical axis and diameter of the circle of
-    confusion in pixels, float32 (H, W); mask bool (H, W), True = out of focus; facts for scenes.jsonl."""
-
-    image: npt.NDArray[np.uint8]
-    depth_m: npt.NDArray[np.float32]
-    coc_px: npt.NDArray[np.float32]
-    mask: npt.NDArray[np.bool_]
-    facts: dict[str, Any]
 
 
 def render_scene(
@@ -63,28 +30,31 @@ def render_scene(
     *,
     seed: int = 0,
     size: tuple[int, int] = (320, 480),
-    threshold_px: float = THRESHOLD_PX,
+    threshold_px: float | None = None,
     textures: tuple[Path, ...] = (),
-) -> Rendered:
-    """Render scene `index` of a seed at (height, width)."""
+) -> Picture:
+    """Render scene `index` of a seed at (height, width); its depth is `depth_m`, along the optical axis."""
+    threshold_px = usual_threshold_px(size) if threshold_px is None else threshold_px
     scene, rng = build(seed, index, size, Photographs(textures), threshold_px)
     view = scene.view
-    light, depth = compose(draw_all(scene.things, view, scene.light), view.camera, view.shape)
+
+    def diameter_px(inverse_depth: Array) -> np.typing.NDArray[np.float64]:
+        return circle_of_confusion_px(1 / inverse_depth, view.camera)
+
+    layers = draw_all(scene.things, view, scene.light)
+    light, inverse_depth = compose(layers, view.shape, diameter_px=diameter_px, aperture=scene.aperture)
     inner = slice(view.margin, -view.margin or None)
     image = develop(light[:, inner, inner], rng)
-    depth_m = np.ascontiguousarray(depth[inner, inner], dtype=np.float32)
-    coc_px = circle_of_confusion_px(depth_m, view.camera).astype(np.float32)
+    depth_m = np.ascontiguousarray(np.float32(1) / inverse_depth[inner, inner])
+    coc_px = circle_of_confusion_px(depth_m, view.camera).astype(np.float16)
     facts = {
-        "name": f"{index:06d}",
         "split": "test" if index % TEST_EVERY == TEST_EVERY - 1 else "train",
-        "seed": seed,
-        "size": list(size),
-        "threshold_px": threshold_px,
         "kind": scene.kind,
         "focus": scene.focus,
         "camera": msgspec.to_builtins(view.camera),
+        "blades": scene.aperture.blades,
     }
-    return Rendered(image, depth_m, coc_px, coc_px > threshold_px, facts)
+    return Picture(image, {"depth_m": depth_m}, coc_px, threshold_px, draw_jpeg_quality(rng), facts)
 
 
 def synthesize(
@@ -94,82 +64,35 @@ def synthesize(
     size: tuple[int, int] = (320, 480),
     seed: int = 0,
     jobs: int = -1,
-    threshold_px: float = THRESHOLD_PX,
+    threshold_px: float | None = None,
     textures: Path | str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> SynthSummary:
     """Render scenes 0 to `count` - 1 into a folder; those that are there are kept.
 
-    Writes image/NAME.jpg (quality 95), mask/NAME.png (white = out of focus: circle of confusion wider than
-    `threshold_px`), exact/NAME.npz (`depth_m` and `coc_px`, float16: a relative error of at most 2**-11)
-    and scenes.jsonl (name, split, camera; every tenth scene is test).
+    Writes image/NAME.jpg (quality 70 to 97), mask/NAME.png (white = out of focus: circle of confusion wider
+    than `threshold_px`), exact/NAME.npz (`depth_m` and `coc_px`, float16: a relative error of at most 2**-11;
+    the mask is cut from the kept `coc_px`) and scenes.jsonl (name, split, camera; every tenth scene is test).
 
     Args:
         out: the dataset's folder, for `softfocus index synth`.
         size: (height, width) in pixels.
         seed: of the whole set.
         jobs: processes, -1 for one a core.
+        threshold_px: in pixels of the picture; by default 3 where the longer side has 480, and in proportion.
         textures: a folder of photographs to print on things; by default those of scikit-image.
         progress: called with (done, total).
 
     Raises:
-        SynthError: a bad option, or `out` holds scenes of another seed, size or threshold.
+        SynthError: a bad option, or `out` holds scenes of another seed, size, threshold or other textures.
         SoftfocusError: a file cannot be written.
     """
-    if count < 1:
-        raise SynthError(f"{count} scenes: render at least 1")
-    if min(size) < SMALLEST_SIDE:
-        raise SynthError(f"scenes of {size[0]} x {size[1]}: each side must have at least {SMALLEST_SIDE} pixels")
-    if not threshold_px > 0:
-        raise SynthError(f"threshold of {threshold_px} pixels: it must be above 0")
+    threshold_px = usual_threshold_px(size) if threshold_px is None else threshold_px
+    check_request(count, size, threshold_px)
     prints = _prints(textures)
-    folder = Path(out)
-    how = {"seed": seed, "size": size, "threshold_px": threshold_px}
-    kept = [facts for i in range(count) if (facts := _kept(folder, i, how)) is not None]
-    there = {facts["name"] for facts in kept}
-    missing = [i for i in range(count) if f"{i:06d}" not in there]
-    work = Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)
-    records = list(kept)
-    if missing:
-        for facts in work(delayed(_write)(folder, i, how, prints) for i in missing):
-            records.append(facts)
-            if progress is not None:
-                progress(len(records), count)
-    records.sort(key=lambda facts: facts["name"])
-    with new_file(folder / "scenes.jsonl") as temporary:
-        temporary.write_text("".join(json.dumps(facts) + "\n" for facts in records), encoding="utf-8")
-    return SynthSummary(str(out), len(missing), len(kept), float(np.mean([r["blurred_share"] for r in records])))
-
-
-def _write(folder: Path, index: int, how: dict[str, Any], prints: tuple[Path, ...]) -> dict[str, Any]:
-    """Render a scene and write its files, the one that marks it whole last."""
-    scene = render_scene(index, textures=prints, **how)
-    facts = {**scene.facts, "blurred_share": round(float(scene.mask.mean()), 4)}
-    name = facts["name"]
-    with new_file(folder / "image" / f"{name}.jpg") as temporary:
-        Image.fromarray(scene.image).save(temporary, format="JPEG", quality=95)
-    with new_file(folder / "mask" / f"{name}.png") as temporary:
-        Image.fromarray(scene.mask.astype(np.uint8) * 255).save(temporary, format="PNG")
-    with new_file(folder / "exact" / f"{name}.npz") as temporary, temporary.open("wb") as file:
-        depth_m, coc_px = scene.depth_m.astype(np.float16), scene.coc_px.astype(np.float16)
-        np.savez_compressed(file, scene=np.array(json.dumps(facts)), depth_m=depth_m, coc_px=coc_px)
-    return facts
-
-
-def _kept(folder: Path, index: int, how: dict[str, Any]) -> dict[str, Any] | None:
-    """The facts of a scene that is on disk, or None; refuses one that was rendered in another way."""
-    path = folder / "exact" / f"{index:06d}.npz"
-    if not path.exists():
-        return None
-    try:
-        with np.load(path) as exact:
-            facts: dict[str, Any] = json.loads(str(exact["scene"]))
-    except (OSError, ValueError, KeyError) as error:
-        raise SynthError(f"{path}: not a rendered scene ({error}); remove it to render it again") from error
-    before = {"seed": facts["seed"], "size": tuple(facts["size"]), "threshold_px": facts["threshold_px"]}
-    if before != how:
-        raise SynthError(f"{folder}: holds scenes of {before}, not of {how}; choose another folder")
-    return facts
+    how = {"seed": seed, "size": list(size), "threshold_px": threshold_px, "textures": _fingerprint(prints)}
+    make = partial(render_scene, seed=seed, size=size, threshold_px=threshold_px, textures=prints)
+    return fill(out, make, count=count, how=how, jobs=jobs, progress=progress)
 
 
 def _prints(textures: Path | str | None) -> tuple[Path, ...]:
@@ -179,3 +102,10 @@ def _prints(textures: Path | str | None) -> tuple[Path, ...]:
     if not found:
         raise SynthError(f"{textures}: no JPEG or PNG photograph in it to print on things")
     return found
+
+
+def _fingerprint(prints: tuple[Path, ...]) -> str:
+    """Which photographs are printed on things, by content and in order: a scene depends on both."""
+    if not prints:
+        return "scikit-image"
+    return hashlib.sha256("".join(sha256_file(path) for path in prints).encode()).hexdigest()[:16]

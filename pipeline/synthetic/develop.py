@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from scipy.ndimage import gaussian_filter
 
 from pipeline.synthetic.camera import Array
 from pipeline.synthetic.colour import srgb
 
-__all__ = ["develop"]
+__all__ = ["develop", "draw_jpeg_quality", "expose"]
 
 LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)
 
@@ -19,8 +20,27 @@ def develop(light: Array, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
     picture = picture * _exposure(picture, rng)
     picture = picture * np.exp(rng.normal(0, (0.035, 0.01, 0.05))).astype(np.float32)  # white balance
     picture = _with_noise(picture, rng)
-    picture = _toned(np.maximum(picture, 0), rng)
-    return np.asarray(np.rint(srgb(picture) * 255), dtype=np.uint8)
+    return _finished(_toned(np.maximum(picture, 0), rng), rng)
+
+
+def expose(light: Array, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """Only the sensor's noise and the sharpening, for light (3, H, W) that has a tone curve: (H, W, 3) sRGB."""
+    return _finished(_with_noise(light.transpose(1, 2, 0), rng), rng)
+
+
+def draw_jpeg_quality(rng: np.random.Generator) -> int:
+    """From that of a messenger to that of a careful photographer."""
+    return int(rng.integers(70, 98))
+
+
+def _finished(picture: Array, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """Encode and sharpen as cameras do: blurred and sharp regions alike, the noise in both too."""
+    encoded = srgb(picture)
+    amount = np.float32(rng.uniform(0, 0.9))
+    radius = rng.uniform(0.5, 1.0)
+    if rng.random() < 0.6:
+        encoded = encoded + amount * (encoded - gaussian_filter(encoded, (radius, radius, 0), truncate=3))
+    return np.asarray(np.rint(np.clip(encoded, 0, 1) * 255), dtype=np.uint8)
 
 
 def _vignette(height: int, width: int, strength: float) -> Array:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from pipeline.synthetic.camera import Array
 from pipeline.synthetic.colour import DECODE, pick, srgb, vary
@@ -20,20 +20,29 @@ SYLLABLES = ("ba", "cor", "del", "en", "fi", "gra", "hol", "in", "ka", "lu", "me
 Colour = tuple[int, int, int]
 
 
+OUT_OF_FOCUS = 0.2  # of the photographs that are printed on things
+
+
 class Photographs:
     """Photographs to print on things: those of a folder, or the few that come with scikit-image."""
 
     def __init__(self, paths: tuple[Path, ...] = ()) -> None:
         self.paths = paths
 
-    def crop(self, rng: np.random.Generator, size: int) -> Array:
-        """A square part (size, size, 3) of one of the photographs, linear light; mirrored now and then."""
+    def crop(self, rng: np.random.Generator, size: int, *, sharp: bool = False) -> Array:
+        """A square part (size, size, 3) of one of the photographs, linear light; mirrored now and then.
+
+        Unless `sharp` some are out of focus as printed: a sharp thing may well carry a blurred picture.
+        """
         pixels = _photograph(self.paths[int(rng.integers(len(self.paths)))]) if self.paths else _sample(rng)
         height, width = pixels.shape[:2]
         side = int(min(height, width) * rng.uniform(0.5, 1.0))
         top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
         part = Image.fromarray(pixels[top : top + side, left : left + side])
-        values: Array = DECODE[np.asarray(part.resize((size, size), Image.Resampling.BICUBIC))]
+        part = part.resize((size, size), Image.Resampling.BICUBIC)
+        if rng.random() < OUT_OF_FOCUS and not sharp:
+            part = part.filter(ImageFilter.GaussianBlur(size * rng.uniform(0.006, 0.03)))
+        values: Array = DECODE[np.asarray(part)]
         paint = vary(rng, np.ones(3, np.float32) * 0.85, 0.1)
         return paint * (values[:, ::-1] if rng.random() < 0.5 else values)
 

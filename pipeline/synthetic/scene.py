@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.synthetic import textures
+from pipeline.synthetic.aperture import Aperture, draw_aperture
 from pipeline.synthetic.backdrops import FAR_M, INDOORS, OUTDOORS, lights, night, photograph
 from pipeline.synthetic.camera import Camera, View, circle_of_confusion_px
 from pipeline.synthetic.colour import pick, scene_palette
@@ -18,7 +19,7 @@ from pipeline.synthetic.noise import field
 from pipeline.synthetic.outdoors import IN_THE_GRASS, ON_GROUND
 from pipeline.synthetic.prints import Photographs
 from pipeline.synthetic.props import ON_TABLE, Maker
-from pipeline.synthetic.shapes import Quad, turned
+from pipeline.synthetic.shapes import Quad, corners, turned
 from pipeline.synthetic.textures import Painter
 from pipeline.synthetic.things import Part, Thing, placed
 
@@ -34,6 +35,7 @@ class Scene:
     view: View
     light: Light
     things: list[Thing]
+    aperture: Aperture
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,8 @@ SETTINGS = (
             (textures.lawn, textures.lawn, textures.pebbles, textures.asphalt, textures.planks),
             (50, 110), (0.35, 0.8), (1, 13), (0.68, 0.95), (0.5, 2.8), (4.0, 14.0), (0.25, 0.5)),
 )  # fmt: skip
-FOCUS = (("subject", 0.52), ("near", 0.16), ("far", 0.12), ("backdrop", 0.08), ("all", 0.06), ("none", 0.06))
-STOPS = (1.2, 1.4, 1.8, 2.0, 2.2, 2.8, 3.2, 4.0, 4.5, 5.6, 6.3, 8.0, 9.0, 11.0, 13.0, 16.0, 18.0, 22.0)
+FOCUS = (("subject", 0.55), ("near", 0.17), ("far", 0.14), ("backdrop", 0.11), ("all", 0.03))
+STOPS = (1.2, 1.4, 1.8, 2.0, 2.2, 2.8, 3.2, 4.0, 4.5, 5.6, 6.3, 8.0, 9.0, 11.0, 13.0, 16.0, 18.0, 22.0, 29.0, 40.0)
 SENSORS_MM = (36.0, 36.0, 23.5, 17.3)
 PHONE_SENSOR_MM = 6.2
 
@@ -119,7 +121,8 @@ def build(
     behind, dark = _behind(kit, setting, stand, view, far_m)
     ground = _ground(kit, setting, stand, things, far_m)
     things = sorted(things, key=lambda thing: -thing.distance_m)
-    return Scene(setting.name, focus, view, _light(kit, setting, dark), [*behind, *ground, *things]), rng
+    things = [*behind, *ground, *things]
+    return Scene(setting.name, focus, view, _light(kit, setting, dark), things, draw_aperture(rng)), rng
 
 
 def _makers(kit: Kit, setting: Setting) -> list[Maker]:
@@ -205,11 +208,10 @@ def _focused(kit: Kit, stand: Stand, things: list[Thing], far_m: float, focus: s
     subject = things[0]
     if focus in ("near", "far"):
         subject = (min if focus == "near" else max)(things, key=lambda t: t.distance_m)
-    focus_m = subject.distance_m - 0.5 * subject.footprint[2]
+    radius = max(_radius_m(subject), 0.02)
+    focus_m = subject.distance_m - 0.5 * radius
     if focus == "backdrop":
         focus_m = far_m
-    if focus == "none":
-        focus_m = max(0.55 * depths[0], 0.004 * stand.focal_length_mm)
 
     def camera(f_number: float) -> Camera:
         return Camera(
@@ -224,13 +226,19 @@ def _focused(kit: Kit, stand: Stand, things: list[Thing], far_m: float, focus: s
     f_number = float(widths.max()) / wanted
     if focus == "all":
         f_number = max(8.0, float(widths.max()) / (0.8 * threshold_px))
-    elif focus == "none":
-        f_number = min(f_number, float(widths.min()) / (1.8 * threshold_px))
     else:
-        own = float(circle_of_confusion_px(focus_m + max(subject.footprint[2], 0.02), camera(1.0)))
-        f_number = max(f_number, own / (1.6 * threshold_px))
+        # As a photographer would have it: all of the subject's front is sharp.
+        front = max(subject.distance_m - radius, 0.05), subject.distance_m + 0.2 * radius
+        own = max(float(circle_of_confusion_px(z, camera(1.0))) for z in front)
+        if focus != "backdrop":
+            f_number = max(f_number, own / threshold_px)
     f_number = max(f_number, float(widths.max()) / (44 * scale))
     return camera(min(STOPS, key=lambda stop: abs(math.log(stop / max(f_number, 0.01)))))
+
+
+def _radius_m(thing: Thing) -> float:
+    """How far a thing that was set down reaches from its middle towards the camera."""
+    return thing.footprint[1] - min(float(corners(part.shape)[:, 2].min()) for part in thing.parts)
 
 
 def _behind(kit: Kit, setting: Setting, stand: Stand, view: View, far_m: float) -> tuple[list[Thing], bool]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +72,9 @@ class HfTeacher:
         self.provenance = provenance
         self.precision = str(dtype).removeprefix("torch.")
         self.device = device
+        self.note = ""  # what is slower than it could be, and why
         self._network: torch.nn.Module | None = _Network(model, preprocessing, reflect=reflect).to(device).eval()
-        self._forward = self._network
+        self._compiled: Callable[[torch.Tensor], torch.Tensor] | None = None
         self._preprocessing = preprocessing
         self._direction = direction
         self._wide: torch.nn.Module | None = None
@@ -97,22 +98,33 @@ class HfTeacher:
 
     def predict_on_device(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 RGB (B, 3, h, w) to float32 (B, h, w), see `DeviceTeacher`; channels-last in memory is best."""
-        self._opened()
+        network = self._opened()
         with self._explained(images.shape[-2:], len(images)):
-            raw: torch.Tensor = self._forward(images)
-            return _inverse_depth(raw, self._direction)
+            raw: torch.Tensor | None = self._from_compiled(images) if self._compiled else None
+            return _inverse_depth(network(images) if raw is None else raw, self._direction)
+
+    def _from_compiled(self, images: torch.Tensor) -> torch.Tensor | None:
+        """The raw maps, or None where the compiler fails; it is not asked again then."""
+        assert self._compiled is not None
+        try:
+            return self._compiled(images)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except Exception as error:  # a compiler has many; without it the network does the same, more slowly
+            self._compiled, self.note = None, f"not compiled, slower ({one_line(error)})"
+            return None
 
     def compile(self) -> None:
         """Let torch.compile make the network faster for each size of batch that comes.
 
         The network does the same sums in another order: maps differ by no more than the precision's noise.
         """
-        if self._forward is self._network:
-            self._forward = torch.compile(self._opened(), dynamic=False)  # type: ignore[assignment]
+        if self._compiled is None and not self.note:
+            self._compiled = torch.compile(self._opened(), dynamic=False)
 
     def close(self) -> None:
         """Free the model."""
-        self._network = self._forward = self._wide = None  # type: ignore[assignment]
+        self._network = self._wide = self._compiled = None
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 

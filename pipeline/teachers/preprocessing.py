@@ -2,7 +2,7 @@
 
 The size comes from a rule that looks at the photograph's (height, width) alone, so that the plan of a
 store can be made before any network is loaded. The whole frame is kept: nothing is cropped or padded.
-The caller resizes (PIL, bicubic, antialiased); the numbers are changed on the teacher's device.
+The caller resizes (see INTERPOLATION); the numbers are changed on the teacher's device.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ __all__ = [
 # the memory of the others.
 ASPECT_LIMIT = 4
 
-INTERPOLATION = "bicubic, antialiased"
+INTERPOLATION = (
+    "Pillow's bicubic, antialiased: along rows, then along columns, 8 bits between the two; JPEGs are decoded at "
+    "1/2, 1/4 or 1/8 of their size where that is at least the network's"
+)
 
 Pixels = Annotated[int, msgspec.Meta(ge=1, le=16384)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]

@@ -58,11 +58,7 @@ class _Part:
 
 
 class DevicePredictor:
-    """Asks a teacher on its device, for halves of a batch for good once the memory was too small.
-
-    Attributes:
-        note: what is slower than it could be, and why; empty if nothing is.
-    """
+    """Asks a teacher on its device, for halves of a batch for good once the memory was too small."""
 
     in_flight = 2
 
@@ -82,7 +78,7 @@ class DevicePredictor:
         self._fill_to = batch_size if compiled else 1
         self._halving = Halving(teacher)
         self._lanes = _Lanes(teacher.device)
-        self._resize, self._arrange, self.note = _best_steps(teacher.device)
+        self._resize, self._arrange, self._note = _best_steps(teacher.device)
         if compiled:
             teacher.compile()
 
@@ -90,6 +86,11 @@ class DevicePredictor:
     def largest(self) -> int:
         """Number of photographs of the largest call that succeeded."""
         return self._halving.largest
+
+    @property
+    def note(self) -> str:
+        """What is slower than it could be, and why; empty if nothing is."""
+        return "; ".join(filter(None, (self._note, getattr(self._teacher, "note", ""))))
 
     def prepare(self, path: Path, sha256: bytes, size: tuple[int, int], *, root: Path) -> torch.Tensor | str:
         """A photograph, uint8 (H, W, 3), in memory that the device can read, or the reason why there is none."""
