@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.datasets import index
 from pipeline.distill import label
+from pipeline.manifest import Sample, write_manifest
 from pipeline.synthetic import synthesize
 from pipeline.teachers import load_teacher, register_kind
 
@@ -20,9 +22,10 @@ def render(folder: Path, *, count: int, size: tuple[int, int] = (427, 640)) -> P
     return folder / "scenes.jsonl"
 
 
-def store_depth(manifest: Path, folder: Path) -> Path:
-    """A label store of a manifest's photographs, by the demo's teacher."""
+def store_depth(samples: Sequence[Sample], folder: Path) -> Path:
+    """A label store of some samples of one manifest, by the demo's teacher."""
+    write_manifest(folder / "chosen.jsonl", samples, root=samples[0].root)
     register_kind("demo", "trainer.teach:load_demo")
     load = functools.partial(load_teacher, "demo", device="auto")
-    label(manifest, folder / "labels", load_teacher=load, asked="demo")
+    label(folder / "chosen.jsonl", folder / "labels", load_teacher=load, asked="demo")
     return folder / "labels"

@@ -184,11 +184,12 @@ def _material(manifest: Path | None, labels: Path | None, count: int, *, split: 
         if manifest is None:
             say(f"rendering {count} scenes")
             manifest, split = render(Path(folder), count=count), None
-        if labels is None:
-            say("storing depth with the demo's teacher")
-            labels = store_depth(manifest, Path(folder))
-        reader = LabelReader(labels)
-        samples = [s for s in read_manifest(manifest, split=split) if s.mask is not None and s.id in reader]
+        reader = LabelReader(labels) if labels is not None else None
+        samples = [s for s in read_manifest(manifest, split=split) if s.mask and (reader is None or s.id in reader)]
         if not samples:
             raise SoftfocusError(f"{manifest}: no sample has a mask and a label in {labels}; give others")
-        yield samples[:: max(len(samples) // count, 1)][:count], reader
+        chosen = samples[:: max(len(samples) // count, 1)][:count]
+        if reader is None:
+            say("storing depth with the demo's teacher")
+            reader = LabelReader(store_depth(chosen, Path(folder)))
+        yield chosen, reader

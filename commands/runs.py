@@ -232,7 +232,8 @@ def sweep(manifest: Path, out: Path, as_json: bool, **options: Any) -> int:
       softfocus sweep cuhk.jsonl --labels labels -o runs/depth --seeds 0-4 --vary depth_loss.weight=0,0.5
       softfocus sweep cuhk.jsonl -o runs/few --vary data.mask_fraction=0.05,0.25 --vary labels=small,large --partial
     """
-    from trainer.sweep import Trial, parse_seeds, parse_values, plan_trials, sweep
+    from trainer.sweep import sweep
+    from trainer.trials import Trial, parse_seeds, parse_values, plan_trials
 
     def configure(trial: Trial) -> tuple[Any, Path | None]:
         values = dict(trial.values)

@@ -6,7 +6,7 @@ that a folder is a group for `softfocus runs compare`. The seeds are the outer l
 
 from __future__ import annotations
 
-import itertools
+import gc
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -14,25 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import yaml
 
 from pipeline.contract import LabelReader, SoftfocusError, new_file, read_manifest, sha256_file
 from trainer.config import Config
+from trainer.trials import SweepError, Trial
 
-__all__ = ["Job", "Outcome", "Report", "SweepError", "Trial", "parse_seeds", "parse_values", "plan_trials", "run_job"]
-__all__ += ["sweep"]
-
-
-class SweepError(SoftfocusError):
-    """A sweep that cannot be made as asked; the message names what and the mend."""
-
-
-class Trial(msgspec.Struct, frozen=True):
-    """One run of a sweep: its folder below the sweep's, the values that were varied, and its seed."""
-
-    folder: str
-    values: dict[str, Any]
-    seed: int
+__all__ = ["Job", "Outcome", "Report", "run_job", "sweep"]
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -66,66 +53,6 @@ class Report(msgspec.Struct, frozen=True):
     done: int
     total: int
     note: str = ""
-
-
-def parse_seeds(text: str) -> list[int]:
-    """`0-4`, `0,3,7`, or both.
-
-    Raises:
-        SweepError: not seeds.
-    """
-    seeds: dict[int, None] = {}
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise SweepError(f"--seeds {text}: not seeds; give for instance 0-4 or 0,3,7")
-        seeds |= dict.fromkeys(range(int(first), int(last or first) + 1))
-    if not seeds:
-        raise SweepError(f"--seeds {text}: no seed in it; give for instance 0-4")
-    return list(seeds)
-
-
-def parse_values(asked: Sequence[str]) -> dict[str, list[Any]]:
-    """`KEY=A,B,...` for each key to vary; values are YAML (a list is written `[1, 2]`).
-
-    Raises:
-        SweepError: not like that, or a key twice.
-    """
-    values: dict[str, list[Any]] = {}
-    for text in asked:
-        key, equals, listed = text.partition("=")
-        key = key.strip()
-        try:
-            found = yaml.safe_load(f"[{listed}]")
-        except yaml.YAMLError:
-            found = None
-        if not equals or not key or not found:
-            raise SweepError(f"--vary {text}: not KEY=VALUE,VALUE,..., for instance depth_loss.weight=0,0.5")
-        if key in values:
-            raise SweepError(f"--vary {key} is given twice; give all of its values at once")
-        if key == "seed":
-            raise SweepError("--vary seed: give the seeds with --seeds")
-        values[key] = found
-    return values
-
-
-def plan_trials(values: Mapping[str, Sequence[Any]], seeds: Sequence[int]) -> list[Trial]:
-    """Every combination of values with every seed.
-
-    Raises:
-        SweepError: two combinations would share a folder.
-    """
-    trials = []
-    for seed in seeds:
-        for combination in itertools.product(*values.values()):
-            chosen = dict(zip(values, combination, strict=True))
-            group = ",".join(f"{key}={_word(value)}" for key, value in chosen.items())
-            trials.append(Trial(folder=str(Path(group, f"seed-{seed}")), values=chosen, seed=seed))
-    folders = [trial.folder for trial in trials]
-    twice = [folder for folder in folders if folders.count(folder) > 1]
-    if twice:
-        raise SweepError(f"two of the values would share the folder {twice[0]}; give values with different names")
-    return trials
 
 
 def sweep(
@@ -229,6 +156,8 @@ def run_job(
     except Exception as error:  # the other runs of the night must go on
         line = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         return Outcome(job.trial, "failed", round(time.monotonic() - began, 1), line, traceback.format_exc())
+    finally:
+        _free_memory()
     return Outcome(job.trial, "finished", round(time.monotonic() - began, 1))
 
 
@@ -271,6 +200,15 @@ def _sorted_out(jobs: Sequence[Job]) -> tuple[list[Job], list[Job]]:
     return done, to_do
 
 
+def _free_memory() -> None:
+    """Give back what a run held on the GPU, for the next one and for other processes."""
+    import torch
+
+    gc.collect()  # recorded graphs and their students refer to each other
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def _read_record(out: Path) -> list[dict[str, Any]]:
     file = out / "sweep.json"
     try:
@@ -300,9 +238,3 @@ def _write_record(
     record = {"manifest": str(manifest), "runs": list(rows.values())}
     with new_file(out / "sweep.json") as temporary:
         temporary.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2))
-
-
-def _word(value: Any) -> str:
-    """A value as part of a folder's name: of a path its last part."""
-    text = "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-    return text.rstrip("/").rpartition("/")[2].replace(" ", "") or "empty"

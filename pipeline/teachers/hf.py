@@ -100,7 +100,7 @@ class HfTeacher:
         """uint8 RGB (B, 3, h, w) to float32 (B, h, w), see `DeviceTeacher`; channels-last in memory is best."""
         network = self._opened()
         with self._explained(images.shape[-2:], len(images)):
-            raw: torch.Tensor | None = self._from_compiled(images) if self._compiled else None
+            raw: torch.Tensor | None = self._from_compiled(images) if self._compiled is not None else None
             return _inverse_depth(network(images) if raw is None else raw, self._direction)
 
     def _from_compiled(self, images: torch.Tensor) -> torch.Tensor | None:
