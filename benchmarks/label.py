@@ -30,7 +30,7 @@ from pipeline.distill.stream import default_batch_size
 from pipeline.teachers import hf
 from pipeline.teachers.hf_folder import quiet
 
-__all__ = ["ARCHITECTURES", "LabelReport", "LabelRow", "Plan", "measure_label"]
+__all__ = ["ARCHITECTURES", "LabelReport", "LabelRow", "Plan", "make_teacher", "measure_label", "middle_rate"]
 
 
 class Architecture(NamedTuple):
@@ -318,7 +318,7 @@ def _label(plan: Plan, manifest: Path, store: Path, teacher: hf.HfTeacher, batch
 def _row(size: tuple[int, int], photographs: Path, measured: _Measured, before: float, after: float) -> LabelRow:
     summary = measured.summary
     files = sorted(photographs.glob("*.jpg"))[:100]
-    middle, bare = _middle_rate(measured.moments), (before + after) / 2
+    middle, bare = middle_rate(measured.moments), (before + after) / 2
     busy = {stage: seconds * summary.rate / summary.labelled for stage, seconds in summary.stage_seconds.items()}
     cores_busy = measured.processor_s / measured.seconds
     return LabelRow(
@@ -340,7 +340,7 @@ def _row(size: tuple[int, int], photographs: Path, measured: _Measured, before: 
     )
 
 
-def _middle_rate(moments: list[tuple[float, int]]) -> float:
+def middle_rate(moments: list[tuple[float, int]]) -> float:
     """Photographs a second between the moments when a fifth and nine tenths were done."""
     total = moments[-1][1]
     first = next(moment for moment in moments if moment[1] >= 0.2 * total)

@@ -51,65 +51,48 @@ def plan(samples: int, folder: Path | None, as_json: bool) -> None:
 @bench.command()
 @click.option("--device", default="all", show_default=True, help="As in `label`: cuda:0,cuda:1, or all.")
 @click.option("--processes", type=click.IntRange(min=1), default=1, show_default=True, help="Workers a device.")
-@click.option("--photographs", type=click.IntRange(min=2), default=40_000, show_default=True, help="JPEG of 640 x 427.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
+@click.option("--photographs", type=click.IntRange(min=2), default=40_000, show_default=True, help="Of 640 x 427.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="[default: the job's own]")
+@click.option("--compile/--no-compile", default=False, show_default=True)
 @click.option("--repeats", type=click.IntRange(min=1), default=2, show_default=True, help="Turns.")
 @click.option(
     "--teacher",
-    default="depth-anything-small",
+    default="small",
     show_default=True,
-    help="depth-anything-small (random weights), slow:SECONDS (no device), or as in `label`.",
+    help="small, base, large: a Depth Anything V2 with random weights; slow:SECONDS: no device; or as in `label`.",
 )
-@click.option("--folder", type=PATH, help="A disk for photographs and stores. [default: the temporary one]")
+@click.option("--folder", type=PATH, help="Where photographs and stores are made and removed. [default: temporary]")
 @json_option
-def workers(
-    device: str,
-    processes: int,
-    photographs: int,
-    batch_size: int,
-    repeats: int,
-    teacher: str,
-    folder: Path | None,
-    as_json: bool,
-) -> None:
+def workers(device: str, processes: int, teacher: str, folder: Path | None, as_json: bool, **options: Any) -> None:
     """How much faster all devices label than the first one alone.
 
     \b
     Choose so many photographs that a job takes half a minute. Examples:
       softfocus bench workers --device cuda:0,cuda:1
-      softfocus bench workers --device cpu --processes 2 --photographs 600 --teacher slow:0.02
+      softfocus bench workers --device cpu --processes 2 --photographs 2560 --teacher slow:0.01
     """
     import functools
-    import tempfile
+    from tempfile import TemporaryDirectory
 
-    from benchmarks.material import save_depth_anything_small
-    from benchmarks.workers import compare_workers, load_any, slow_teacher
+    from benchmarks.label import ARCHITECTURES, make_teacher
+    from benchmarks.workers import compare_workers, load_any, slow_teacher, table
 
     devices = list_devices(device) * processes
     if len(devices) < 2:
         raise click.UsageError("one worker has nothing to be compared with; give several --device, or --processes")
-    with tempfile.TemporaryDirectory(prefix="softfocus-teacher-") as weights:
-        if teacher.startswith("slow:"):
-            load = functools.partial(slow_teacher, float(teacher.removeprefix("slow:")))
-        else:
-            small = teacher == "depth-anything-small"
-            load = functools.partial(load_any, save_depth_anything_small(Path(weights)) if small else teacher)
-        rows = compare_workers(
-            load,
-            devices,
-            photographs=photographs,
-            batch_size=batch_size,
-            repeats=repeats,
-            folder=folder,
-            say=say,
+    with TemporaryDirectory(prefix="softfocus-workers-", dir=folder) as temporary:
+        place = Path(temporary)
+        if teacher in ARCHITECTURES:
+            make_teacher(place / "teacher", teacher, 518)
+            teacher = f"hf:{place / 'teacher'}"
+        slow = teacher.startswith("slow:")
+        load = (
+            functools.partial(slow_teacher, float(teacher.removeprefix("slow:")))
+            if slow
+            else functools.partial(load_any, teacher)
         )
-    lines = ["| Workers | photographs | maps/s | speed-up | teacher busy | waiting |", "|---|---|---|---|---|---|"]
-    lines += [
-        f"| {row.workers} | {row.photographs} | {row.rate:.1f} | {row.speed_up:.2f} | {row.busy:.0%} "
-        f"| {row.waiting:.0%} |"
-        for row in rows
-    ]
-    show_result({"devices": devices, "rows": rows}, as_json, lines)
+        rows = compare_workers(load, devices, place, say=say, **options)
+    show_result({"devices": devices, "rows": rows}, as_json, table(rows))
 
 
 @bench.command()

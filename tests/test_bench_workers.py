@@ -9,10 +9,8 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from benchmarks.plan import measure_plan
-from benchmarks.workers import compare_workers, slow_teacher
+from benchmarks.workers import compare_workers, slow_teacher, table
 from cli import main
-from pipeline.distill import label
-from pipeline.store import LabelReader
 
 
 def test_plan_is_measured_step_by_step(tmp_path: Path) -> None:
@@ -23,15 +21,15 @@ def test_plan_is_measured_step_by_step(tmp_path: Path) -> None:
 
 
 def test_workers_are_compared_on_the_same_photographs(tmp_path: Path) -> None:
-    """One row a number of workers, with ratios to the first; nothing is left over."""
-    rows = compare_workers(
-        functools.partial(slow_teacher, 0.001), ["cpu", "cpu"], photographs=40, repeats=1, folder=tmp_path
-    )
+    """One row a number of workers, with ratios to the first; no store is left over."""
+    load = functools.partial(slow_teacher, 0.001)
+    rows = compare_workers(load, ["cpu", "cpu"], tmp_path, photographs=40, repeats=1)
     assert [(row.workers, row.photographs) for row in rows] == [(1, 40), (2, 40)]
     assert rows[0].speed_up == 1
     assert rows[1].speed_up > 0
-    assert 0 < rows[0].busy <= 1
-    assert list(tmp_path.iterdir()) == []
+    assert 0 <= rows[0].waiting <= 1
+    assert len(table(rows)) == 4
+    assert not (tmp_path / "labels").exists()
 
 
 def test_one_worker_has_nothing_to_be_compared_with() -> None:
@@ -39,16 +37,6 @@ def test_one_worker_has_nothing_to_be_compared_with() -> None:
     done = CliRunner().invoke(main, ["bench", "workers", "--device", "cpu"])
     assert done.exit_code == 2
     assert "nothing to be compared with" in done.output
-
-
-def test_drawn_photographs_are_distinct_and_whole(tmp_path: Path) -> None:
-    """As many labels as photographs: no two are the same, and none is damaged."""
-    from benchmarks.material import draw_photographs
-
-    manifest = draw_photographs(tmp_path / "p", 70, (64, 96))
-    summary = label(manifest, tmp_path / "labels", load_teacher=functools.partial(slow_teacher, 0.0, device="cpu"))
-    assert (summary.labelled, summary.failed) == (70, [])
-    assert len(LabelReader(tmp_path / "labels")) == 70
 
 
 def test_plan_prints_json(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import contextlib
 import functools
 import importlib
 import math
+import os
 import sys
 import threading
 import time
@@ -33,10 +34,12 @@ from pipeline.distill.team import Outcome
 from pipeline.distill.worker import ATTEMPTS, Order, added, begun_by, describe, label_shards, release
 from pipeline.errors import SoftfocusError
 from pipeline.provenance import Provenance
+from pipeline.store import shard_path
 
 __all__ = ["BACKENDS", "Cluster"]
 
 TICK_S = 1.0
+PAUSE_S = 5.0
 TASK_S = 20.0
 """A task is to last about so long, if shards are quick."""
 
@@ -100,6 +103,7 @@ class _Campaign:
             results: list[StreamFigures] = []
             trouble = _Call(self._backend, self._calls(), results).wait(self._look)
             self._figures = functools.reduce(added, results, self._figures)
+            os.listdir(shard_path(self._survey.store, 0).parent)  # or a network file system may show old news
             self._look()
             began = begun_by(self._order)
             for number in [number for number in self._given if len(began.get(number, ())) >= ATTEMPTS]:
@@ -110,6 +114,7 @@ class _Campaign:
             futile = futile + 1 if self._ahead and self._shards == before else 0
             if futile == ATTEMPTS:
                 raise SoftfocusError(f"{self._backend}: no shard came of {ATTEMPTS} attempts ({trouble or 'no error'})")
+            time.sleep(futile * PAUSE_S)
         return Outcome(self._told(), lost, len(set().union(*begun_by(self._order).values())))
 
     def _calls(self) -> Iterator[Any]:
@@ -239,8 +244,8 @@ class _Dask:
         return isinstance(error, kinds)
 
     def close(self, order: Order) -> None:
-        with contextlib.suppress(Exception):  # a scheduler that is gone has nothing to be told
-            self._client.run(release, order, wait=False)
+        if self._client.status == "running":
+            self._client.run(release, order, on_error="ignore")
         self._client.close(timeout=5)
 
 
