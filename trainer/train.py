@@ -52,7 +52,11 @@ class TrainProgress(msgspec.Struct, frozen=True):
 
 
 class TrainSummary(msgspec.Struct, frozen=True):
-    """What a run came to: `best` holds the row of metrics of the epoch that was kept as best."""
+    """What a run came to: `best` holds the row of metrics of the epoch that was kept as best.
+
+    `seconds` are of the loop, the preparing of samples included; `images_per_second` is from the second step
+    on, over all processes, validation and saving included.
+    """
 
     run: str
     steps: int
@@ -187,7 +191,7 @@ def train(
         tensorboard=config.log.tensorboard and processes.is_first,
         step=step,
     )
-    began = saved = time.monotonic()
+    began = saved = steady = time.monotonic()
     seconds_before = float(history[-1]["seconds"]) if history else 0.0
     note = _note(history[-1]) if history else ""
     student.train()
@@ -207,6 +211,8 @@ def train(
             for name, value in terms.items():  # stays on the device: reading it would make the loop wait
                 sums[name] = sums.get(name, 0.0) + value
             step += 1
+            if step == resumed_at + 1:  # samples are prepared and the step is compiled or recorded
+                steady = _now(processes.device)
             progress(TrainProgress("train", step, total_steps, note))
             if step % epoch_steps:
                 continue
@@ -241,14 +247,14 @@ def train(
                 write_metrics(run / "metrics.csv", history)
                 remember()
                 saved = time.monotonic()
-    seconds = time.monotonic() - began
+    seconds, seconds_steady = time.monotonic() - began, time.monotonic() - steady
     summary = TrainSummary(
         run=str(run),
         steps=total_steps,
         epochs=config.epochs,
         resumed_at=resumed_at,
         seconds=round(seconds, 1),
-        images_per_second=round((step - resumed_at) * batch_size * accumulate / max(seconds, 1e-9), 1),
+        images_per_second=round(max(step - resumed_at - 1, 0) * batch_size * accumulate / max(seconds_steady, 1e-9), 1),
         training_samples=len(used),
         masks=held.total.masks,
         labels=held.total.depth,
@@ -276,6 +282,12 @@ def _learnt(samples: list[Sample], config: Config) -> list[Sample]:
     """The samples of the splits that are learnt, with as many masks as are asked for."""
     chosen = [s for s in samples if s.split in config.data.splits]
     return with_masks(chosen, config.data.mask_fraction, seed=config.data.mask_seed)
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.monotonic()
 
 
 @contextlib.contextmanager
