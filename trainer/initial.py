@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from trainer.checkpoint import load_student
+from trainer.checkpoint import SHIPPED, load_student
 from trainer.config import Config
 from trainer.model import ModelError, create_student
 
 __all__ = ["SHIPPED_DEPTH_STUDENT", "blank_student", "initial_student"]
 
-SHIPPED_DEPTH_STUDENT = Path(__file__).parent / "weights" / "demo_teacher.safetensors"
+SHIPPED_DEPTH_STUDENT = SHIPPED / "demo_teacher.safetensors"
 
 
 def blank_student(config: Config) -> nn.Module:
