@@ -162,20 +162,20 @@ class _Sides:
     @contextlib.contextmanager
     def by_processes(self, teacher: Any, compiled: bool) -> Iterator[_Manned]:
         from pipeline.distill.crew.captain import Captain
-        from pipeline.distill.crew.feed import decoder
+        from pipeline.distill.crew.feed import Decoder
         from pipeline.distill.crew.shards import Shards
         from pipeline.distill.device.predictor import DevicePredictor, page_lock
 
         writers = max(1, min(4, self._threads // 4))
-        in_work = 2 * group_size(self._batch_size) * self._threads  # photographs, if all hands decode
+        in_work = group_size(self._batch_size) * self._threads  # photographs, if all hands decode
         with Captain(self._threads, writers, self._meters, page_lock(teacher.device)) as captain:
             predictor = DevicePredictor(
                 teacher, self._meters, self._description, captain, batch_size=self._batch_size, compiled=compiled
             )
-            room = 4 * self._batch_size + 2 * in_work
+            room = 4 * self._batch_size + 3 * in_work
             output = Shards(self._store, self._description, teacher, captain, self._meters, room=room)
             captain.until(captain.is_ready)
-            yield _Manned(decoder(captain, self._source), predictor, output, 2 * self._batch_size + in_work)
+            yield _Manned(Decoder(captain, self._source), predictor, output, 2 * self._batch_size + in_work)
 
 
 def _predicted(batches: Iterable[Batch], predictor: Predictor, meters: Meters) -> Iterator[tuple[Batch, list[Any]]]:

@@ -7,7 +7,6 @@ until the line is closed. Torch is never imported here, so it starts in half a s
 from __future__ import annotations
 
 import contextlib
-import functools
 import sys
 import time
 import traceback
@@ -96,44 +95,57 @@ def _help(line: _Line) -> None:
     line.answer(_decoded(line, job) if isinstance(job, Decode) else _packed(line, job))
 
 
-def _decoded(line: _Line, job: Decode) -> list[Place | str]:
-    slab, start = line.slab(job.slab), 0
-    answer: list[Place | str] = []
+def _decoded(line: _Line, job: Decode) -> tuple[list[Place | str], bool]:
+    decoder = _Decoder(line.slab(job.slab), job.largest, line.meters)
+    answer = []
     for path, root, sha256 in job.photographs:
-        decode = functools.partial(_decode, line.meters, slab, start)
-        found = prepare(path, sha256, job.size, root=root, decode=decode, meters=line.meters)
+        found = prepare(path, sha256, job.size, root=root, decode=decoder.decode, meters=line.meters)
         answer.append(found)
-        if isinstance(found, Place):
-            start += found.height * found.width * 3
-    return answer
+    return answer, decoder.cramped
 
 
-def _decode(meters: Meters, slab: npt.NDArray[np.uint8], start: int, content: bytes, name: str, size: Size) -> Place:
-    """Not resized here, unless it is much larger than the label: the result is the same."""
-    found = jpeg.look(content, size)
-    if found is not None and _may_go_up(found.height, found.width, size):
-        place = Place(start, found.height, found.width)
-        with meters.measure("decode"), contextlib.suppress(ValueError):  # who is damaged is told below
-            jpeg.decode_into(content, found, _pixels(slab, place))
-            return place
-    with meters.measure("decode"):
-        image = read_image(content, name=name, at_least=size)
-    if not _may_go_up(image.shape[0], image.shape[1], size):
-        with meters.measure("resize"):
-            image = resize(image, size)
-    place = Place(start, image.shape[0], image.shape[1])
-    with meters.measure("copy"):
-        _pixels(slab, place)[:] = image
-    return place
+class _Decoder:
+    """Decodes one photograph after the other into a slab.
 
+    Attributes:
+        cramped: one was resized that had not to be with more room.
+    """
 
-def _may_go_up(height: int, width: int, size: Size) -> bool:
-    return height * width <= LARGEST_UPLOAD * size[0] * size[1]
+    def __init__(self, slab: npt.NDArray[np.uint8], largest: float, meters: Meters) -> None:
+        self._slab, self._largest, self._meters = slab, largest, meters
+        self._start = 0
+        self.cramped = False
 
+    def decode(self, content: bytes, name: str, size: Size) -> Place:
+        """Not resized here, unless it is larger than there is room for: the result is the same."""
+        found = jpeg.look(content, size)
+        if found is not None and self._may_go_up(found.height, found.width, size):
+            place = Place(self._start, found.height, found.width)
+            with self._meters.measure("decode"), contextlib.suppress(ValueError):  # who is damaged is told below
+                jpeg.decode_into(content, found, self._pixels(place))
+                return self._past(place)
+        with self._meters.measure("decode"):
+            image = read_image(content, name=name, at_least=size)
+        if not self._may_go_up(image.shape[0], image.shape[1], size):
+            with self._meters.measure("resize"):
+                image = resize(image, size)
+        place = Place(self._start, image.shape[0], image.shape[1])
+        with self._meters.measure("copy"):
+            self._pixels(place)[:] = image
+        return self._past(place)
 
-def _pixels(slab: npt.NDArray[np.uint8], place: Place) -> npt.NDArray[np.uint8]:
-    end = place.start + place.height * place.width * 3
-    return slab[place.start : end].reshape(place.height, place.width, 3)
+    def _may_go_up(self, height: int, width: int, size: Size) -> bool:
+        times = height * width / (size[0] * size[1])
+        self.cramped |= self._largest < times <= LARGEST_UPLOAD
+        return times <= self._largest
+
+    def _pixels(self, place: Place) -> npt.NDArray[np.uint8]:
+        end = place.start + place.height * place.width * 3
+        return self._slab[place.start : end].reshape(place.height, place.width, 3)
+
+    def _past(self, place: Place) -> Place:
+        self._start += place.height * place.width * 3
+        return place
 
 
 def _packed(line: _Line, job: Pack) -> list[int]:

@@ -12,7 +12,7 @@ from pipeline.store import Codec, StoreDescription
 __all__ = ["LARGEST_UPLOAD", "Add", "Begin", "Decode", "End", "Pack", "Place"]
 
 LARGEST_UPLOAD = 3
-"""A photograph of at most so many times the label's bytes goes up as it is; a larger one is resized before."""
+"""A photograph of at most so many times the label's bytes may go up as it is; a larger one is resized before."""
 
 Size = tuple[int, int]
 
@@ -26,16 +26,24 @@ class Place(NamedTuple):
 
 
 class Decode(NamedTuple):
-    """Photographs to put into a slab, one after the other. The answer: a Place, or a reason, for each."""
+    """Photographs to put into a slab, one after the other.
+
+    The answer: a Place, or a reason, for each; and whether one was resized that had not to be with more room.
+
+    Attributes:
+        largest: as LARGEST_UPLOAD, for the room that there is.
+        photographs: path, root, SHA-256.
+    """
 
     slab: int
     size: Size
-    photographs: list[tuple[Path, Path, bytes]]  # path, root, SHA-256
+    largest: float
+    photographs: list[tuple[Path, Path, bytes]]
 
     @staticmethod
-    def room(count: int, size: Size) -> int:
+    def room(count: int, size: Size, largest: float) -> int:
         """Bytes of a slab for so many."""
-        return count * LARGEST_UPLOAD * size[0] * size[1] * 3
+        return int(count * largest * size[0] * size[1] * 3)
 
 
 class Pack(NamedTuple):
