@@ -22,14 +22,14 @@ from pipeline.distill.crew.feed import Decoder
 from pipeline.distill.crew.messages import Pack
 from pipeline.distill.crew.shards import Landing, Mapped, Shards
 from pipeline.distill.feed import Batch, Feed, group_size
-from pipeline.distill.meters import Meters, StreamFigures
+from pipeline.distill.meters import WORK, Meters, StreamFigures
 from pipeline.distill.tasks import Survey
 from pipeline.distill.team import Outcome
 from pipeline.provenance import Provenance
 from pipeline.store import Codec, encode
 from pipeline.store.codec import arrange
 
-__all__ = ["Feeding", "measure_feeding"]
+__all__ = ["Feeding", "measure_feeding", "words"]
 
 
 class Feeding(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +73,19 @@ def measure_feeding(
         could_feed=cores * 1e3 / (hands_ms + captain_ms),
         map_bytes=summary.bytes / summary.labelled,
         busy={stage: seconds / summary.labelled for stage, seconds in summary.stage_seconds.items()},
+    )
+
+
+def words(feeding: Feeding) -> str:
+    """In a line."""
+    stages = ", ".join(
+        f"{stage} {1e3 * seconds:.2f}" for stage, seconds in feeding.busy.items() if stage in WORK and seconds
+    )
+    each = 1e3 / (feeding.hands_ms + feeding.captain_ms)
+    return (
+        f"without a teacher: {feeding.rate:.0f} photographs/s, {each:.0f} a second and core, "
+        f"{feeding.could_feed:.0f} with all {feeding.cores}; processor {feeding.hands_ms:.2f} ms a photograph in {feeding.hands} hands and "
+        f"{feeding.captain_ms:.2f} ms in their captain; {feeding.map_bytes / 1e3:.0f} KB a map; ms each: {stages}"
     )
 
 

@@ -15,6 +15,7 @@ import sys
 from collections import deque
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from pipeline.distill.crew.memory import PageLock, Slabs
@@ -90,7 +91,10 @@ class Peer:
         self.push()
 
     def died(self) -> CrewDied:
-        code = self.process.wait()
+        try:
+            code = self.process.wait(_FAREWELL_S)
+        except subprocess.TimeoutExpired:
+            code = 0
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         memory = "; mostly memory that ran out, use fewer --workers" if code == -signal.SIGKILL else ""
         return CrewDied(
@@ -167,7 +171,8 @@ def _start(role: str, line: socket.socket) -> subprocess.Popen[bytes]:
 
     Ctrl-C in a terminal reaches every process; this one deals with it, the others are started deaf to it.
     """
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
+    environment = os.environ | {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1"}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         return subprocess.Popen(

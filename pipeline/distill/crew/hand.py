@@ -7,6 +7,7 @@ until the line is closed. Torch is never imported here, so it starts in half a s
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 import traceback
@@ -77,6 +78,8 @@ def main() -> None:
     """Answer until the line is closed. An error is answered too, and ends the process."""
     role, handle, captain = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     end_without(captain)
+    if role == "hand":
+        os.nice(5)  # a late captain lets the device and all hands wait
     line = _Line(Connection(handle), captain)
     serve: Callable[[_Line], None] = {"hand": _help, "writer": _write_shards}[role]
     with contextlib.suppress(_Gone):

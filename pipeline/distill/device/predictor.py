@@ -256,9 +256,18 @@ def page_lock(device: torch.device) -> Callable[[Bytes], Callable[[], None]]:
         runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
         address, portable = data.ctypes.data, 1
         with torch.cuda.device(device):
-            if int(runtime.cudaHostRegister(address, data.nbytes, portable)) != 0:
+            status = runtime.cudaHostRegister(address, data.nbytes, portable)
+            if getattr(status, "value", status) != 0:
+                with contextlib.suppress(RuntimeError):  # the failure is still to be told to who asks next: here
+                    torch.zeros(1, device=device).add_(1)
                 return nothing
-        return lambda: runtime.cudaHostUnregister(address)
+
+        def unlock() -> None:
+            with contextlib.suppress(RuntimeError):  # of a device that has failed
+                torch.cuda.synchronize(device)  # a run that was interrupted may have copies on their way
+            runtime.cudaHostUnregister(address)
+
+        return unlock
 
     return lock if device.type == "cuda" else lambda data: nothing
 
