@@ -83,8 +83,8 @@ def words(feeding: Feeding) -> str:
     )
     each = 1e3 / (feeding.hands_ms + feeding.captain_ms)
     return (
-        f"without a teacher: {feeding.rate:.0f} photographs/s, {each:.0f} a second and core, "
-        f"{feeding.could_feed:.0f} with all {feeding.cores}; processor {feeding.hands_ms:.2f} ms a photograph in {feeding.hands} hands and "
+        f"without a teacher: {feeding.rate:.0f} photographs/s, {each:.0f} a second and core, {feeding.could_feed:.0f} "
+        f"with all {feeding.cores}; processor {feeding.hands_ms:.2f} ms a photograph in {feeding.hands} hands, "
         f"{feeding.captain_ms:.2f} ms in their captain; {feeding.map_bytes / 1e3:.0f} KB a map; ms each: {stages}"
     )
 

@@ -18,8 +18,8 @@ __all__ = ["Slab", "Slabs", "attached"]
 
 Bytes = npt.NDArray[np.uint8]
 
-PageLock = Callable[[Bytes], Callable[[], None]]
-"""Lets a device reach memory directly; returns what undoes it."""
+PageLock = Callable[[Bytes], Callable[[], None] | None]
+"""Lets a device reach memory by itself; returns what undoes it, None where that cannot be had."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,11 +28,12 @@ class Slab:
 
     Attributes:
         key: by which the other processes find it.
+        unlock: see PageLock.
     """
 
     key: int
     data: Bytes
-    unlock: Callable[[], None]
+    unlock: Callable[[], None] | None
 
 
 class Slabs:
@@ -58,7 +59,8 @@ class Slabs:
     def close(self) -> None:
         """Let go of all of them; other processes keep what they have open."""
         for slab in self._all:
-            slab.unlock()
+            if slab.unlock is not None:
+                slab.unlock()
             os.close(slab.key)
         self._all, self._free = [], []
 

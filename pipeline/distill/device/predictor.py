@@ -21,7 +21,7 @@ import torch
 
 from pipeline.distill.crew.captain import Captain
 from pipeline.distill.crew.feed import Decoded
-from pipeline.distill.crew.memory import Bytes
+from pipeline.distill.crew.memory import Bytes, PageLock, Slab
 from pipeline.distill.crew.messages import Pack
 from pipeline.distill.crew.shards import Landing, Mapped
 from pipeline.distill.device import plain
@@ -36,6 +36,7 @@ from pipeline.teachers.base import DeviceTeacher, one_line
 __all__ = ["DevicePredictor", "page_lock"]
 
 _POLL_S = 0.001
+_STAGED = "the GPU cannot reach memory that processes share (cudaHostRegister), so pixels and maps are copied once more"
 
 _Mark = torch.cuda.Event | float
 """A moment: on a GPU an event in a stream, else a time in seconds."""
@@ -48,6 +49,7 @@ class _Part:
     Attributes:
         count: of the photographs; tensors may hold more.
         pixels: uint8 (B, h, w, 3); maps: float32 (B, h, w). Both on the device.
+        staged: once `marks` are past, what is to be copied to `landing`.
         landing: once `marks` are past, the bytes of the maps, one every `Pack.room(size)`.
         size: bytes of a map.
         facts: on the host, likewise: offset, scale and largest value of each map, (B, 3).
@@ -57,6 +59,7 @@ class _Part:
     count: int
     pixels: torch.Tensor
     maps: torch.Tensor
+    staged: torch.Tensor | None
     landing: Landing
     size: int
     facts: torch.Tensor
@@ -85,7 +88,8 @@ class DevicePredictor:
         self._fill_to = batch_size if compiled else 1
         self._halving = Halving(teacher)
         self._lanes = _Lanes(teacher.device)
-        self._resize, self._arrange, self._note = _best_steps(teacher.device)
+        self._resize, self._arrange, slower = _best_steps(teacher.device)
+        self._slower = {slower} - {""}
         if compiled:
             teacher.compile()
 
@@ -97,7 +101,7 @@ class DevicePredictor:
     @property
     def note(self) -> str:
         """What is slower than it could be, and why; empty if nothing is."""
-        return "; ".join(filter(None, (self._note, getattr(self._teacher, "note", ""))))
+        return "; ".join(filter(None, (*sorted(self._slower), getattr(self._teacher, "note", ""))))
 
     def submit(self, images: list[Decoded], size: tuple[int, int]) -> list[_Part]:
         """Start on photographs; the device is still at it when this returns.
@@ -134,16 +138,24 @@ class DevicePredictor:
         slab = self._captain.slabs.take(arranged.numel())
         with lanes.download(after=marks[-1], uses=[arranged, facts]):
             marks.append(lanes.mark())
-            torch.from_numpy(slab.data[: arranged.numel()]).copy_(arranged.view(-1), non_blocking=True)
+            if slab.unlock is None:  # what goes down is copied once more, when it is there
+                staged = lanes.fetch(arranged)
+                self._slower.add(_STAGED)
+            else:
+                staged = None
+                torch.from_numpy(slab.data[: arranged.numel()]).copy_(arranged.view(-1), non_blocking=True)
             facts = lanes.fetch(facts)
             marks.append(lanes.mark())
-        return _Part(len(images), resized, maps, Landing(slab, len(images)), size_of_map, facts, marks)
+        return _Part(len(images), resized, maps, staged, Landing(slab, len(images)), size_of_map, facts, marks)
 
     def _finish(self, part: _Part) -> Iterator[Mapped | str]:
         with self._meters.measure("waiting for the teacher"):
             self._captain.attend()
             while not _is_past(part.marks[-1]):
                 self._captain.attend(_POLL_S)
+        if part.staged is not None:
+            with self._meters.measure("copy"):
+                part.landing.slab.data[: part.staged.numel()] = part.staged.numpy().reshape(-1)
         steps = zip(part.marks, part.marks[1:], strict=False)
         names = ("copy", None, "resize", "teacher", "quantise", None, "copy")
         for name, (begin, end) in zip(names, steps, strict=True):
@@ -241,18 +253,22 @@ def _uploaded(images: Sequence[Decoded], device: torch.device) -> tuple[torch.Te
     for slab, together in itertools.groupby(range(len(images)), key=lambda number: images[number].slab):
         numbers = list(together)
         first, begin, length = images[numbers[0]].start, placed[numbers[0]][0], sum(sizes[n] for n in numbers)
-        source = torch.from_numpy(slab.data[first : first + length])
+        source = _reachable(slab, torch.from_numpy(slab.data[first : first + length]))
         pixels[begin : begin + length].copy_(source, non_blocking=True)
     return pixels, placed
 
 
-def page_lock(device: torch.device) -> Callable[[Bytes], Callable[[], None]]:
-    """What lets a GPU reach slabs by itself; where it cannot be had, what goes up and down is copied once more."""
+def _reachable(slab: Slab, part: torch.Tensor) -> torch.Tensor:
+    return part.pin_memory() if slab.unlock is None else part
+
+
+def page_lock(device: torch.device) -> PageLock:
+    """What lets a GPU reach slabs by itself."""
 
     def nothing() -> None:
         pass
 
-    def lock(data: Bytes) -> Callable[[], None]:
+    def lock(data: Bytes) -> Callable[[], None] | None:
         runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
         address, portable = data.ctypes.data, 1
         with torch.cuda.device(device):
@@ -260,7 +276,7 @@ def page_lock(device: torch.device) -> Callable[[Bytes], Callable[[], None]]:
             if getattr(status, "value", status) != 0:
                 with contextlib.suppress(RuntimeError):  # the failure is still to be told to who asks next: here
                     torch.zeros(1, device=device).add_(1)
-                return nothing
+                return None
 
         def unlock() -> None:
             with contextlib.suppress(RuntimeError):  # of a device that has failed
