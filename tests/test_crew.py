@@ -46,14 +46,18 @@ def treat_as_gpu() -> None:
 class Slow(RedTeacher):
     """Leaves time to kill somebody."""
 
+    pause = 0.02
+
     def predict_on_device(self, images: Any) -> Any:
-        time.sleep(0.02 * len(images))
+        time.sleep(self.pause * len(images))
         return super().predict_on_device(images)
 
 
-def slow_on_device() -> Slow:
+def slow_on_device(pause: float = Slow.pause) -> Slow:
     treat_as_gpu()
-    return Slow()
+    teacher = Slow()
+    teacher.pause = pause
+    return teacher
 
 
 @pytest.fixture
@@ -195,7 +199,8 @@ def test_several_processes_with_crews_of_their_own(
     tmp_path: Path, manifest: Path, expected: dict[str, bytes], killed: int
 ) -> None:
     """One a device: the store is the same. A hand that dies takes its worker along, and that is replaced."""
-    orders = [Order("run", time.time(), tmp_path / "a", slow_on_device, 3, threads=1) for _ in range(2)]
+    load = functools.partial(slow_on_device, 0.1 if killed else 0.0)
+    orders = [Order("run", time.time(), tmp_path / "a", load, 3, threads=1) for _ in range(2)]
     summary = label(
         manifest,
         tmp_path / "a",
