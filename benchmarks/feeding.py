@@ -113,7 +113,7 @@ class _NoTeacher:
         maps = [_map(self._side, survey.description.codec, number) for number in range(8)]
         meters, batch_size = Meters(), self._batch_size
         done, ahead = 0, 2 * batch_size + group_size(batch_size) * self._hands
-        with Captain(self._hands, max(1, min(4, self._hands // 4)), meters, lambda data: lambda: None) as captain:
+        with Captain(self._hands, meters, lambda data: lambda: None) as captain:
             captain.until(captain.is_ready)
             pids = [peer.process.pid for peer in (*captain.hands, *captain.writers)]
             hands_s, captain_s, begin = sum(map(_processor_s, pids)), time.process_time(), time.perf_counter()

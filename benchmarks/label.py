@@ -30,6 +30,7 @@ from pipeline.distill import LabelProgress, LabelSummary, label
 from pipeline.distill.meters import WAITS, WORK
 from pipeline.distill.stream import default_batch_size, is_on_gpu
 from pipeline.distill.worker import thread_share
+from pipeline.manifest import read_manifest, write_manifest
 from pipeline.teachers import hf
 from pipeline.teachers.hf_folder import quiet
 
@@ -174,7 +175,7 @@ def measure_label(plan: Plan, folder: Path, *, say: Say = lambda line: None) -> 
         say(f"{name}: bare {before:.1f} photographs/s; labelling")
         measured = _label(plan, manifest, folder / f"labels-{name}", teacher, batch_size)
         after = _bare_rate(teacher, images, plan.bare_s)
-        feeding = _without_teacher(plan, (height, width), folder, batch_size) if is_on_gpu(teacher) else None
+        feeding = _without_teacher(plan, manifest, folder / f"fed-{name}", batch_size) if is_on_gpu(teacher) else None
         row = _row((height, width), manifest.parent, measured, before, after, feeding)
         say(f"{name}: bare {after:.1f}, end to end {row.rate:.1f} (middle {row.middle_rate:.1f}); {row.limit}")
         rows.append(row)
@@ -326,17 +327,15 @@ def _label(plan: Plan, manifest: Path, store: Path, teacher: hf.HfTeacher, batch
     return _Measured(summary, moments, processor_s, time.process_time() - captain_s, time.perf_counter() - begin)
 
 
-def _without_teacher(plan: Plan, size: tuple[int, int], folder: Path, batch_size: int) -> Feeding:
-    """The rate of all but the teacher, over a part of the photographs."""
-    height, width = size
+def _without_teacher(plan: Plan, manifest: Path, store: Path, batch_size: int) -> Feeding:
+    """The rate of all but the teacher, over the first of the photographs."""
     hands = thread_share(plan.workers)
-    count = min(
-        next(count for *of, count in plan.sizes if tuple(of) == size), 200 * hands if height < 1000 else 8 * hands
-    )
-    manifest = make_photographs(folder / "feeding" / f"{height}x{width}", count=count, size=size, originals=2)
+    samples = read_manifest(manifest)
+    count = (200 if samples[0].height < 1000 else 8) * hands
+    few = store.with_suffix(".jsonl")
+    write_manifest(few, samples[:count], root=manifest.parent)
     options: dict[str, Any] = {"hands": hands, "codec": plan.codec, "shard_size": plan.shard_size}
-    store = folder / "feeding" / f"labels-{height}x{width}"
-    return measure_feeding(manifest, store, side=plan.side, batch_size=batch_size, **options)
+    return measure_feeding(few, store, side=plan.side, batch_size=batch_size, **options)
 
 
 def _row(

@@ -166,9 +166,8 @@ class _Sides:
         from pipeline.distill.crew.shards import Shards
         from pipeline.distill.device.predictor import DevicePredictor, page_lock
 
-        writers = max(1, min(4, self._threads // 4))
         in_work = group_size(self._batch_size) * self._threads  # photographs, if all hands decode
-        with Captain(self._threads, writers, self._meters, page_lock(teacher.device)) as captain:
+        with Captain(self._threads, self._meters, page_lock(teacher.device)) as captain:
             predictor = DevicePredictor(
                 teacher, self._meters, self._description, captain, batch_size=self._batch_size, compiled=compiled
             )

@@ -31,6 +31,7 @@ _ROOM = {"hand": 2, "writer": 32}
 """Messages that a process may have before it: the next one is there when it has done one, and none waits long."""
 
 _FAREWELL_S = 5.0
+_MOST_WRITERS = 8
 
 
 class CrewDied(SoftfocusError):
@@ -111,18 +112,18 @@ class Peer:
 
 
 class Captain:
-    """The helping processes of one stream: `hands` decode and compress, `writers` write shards.
+    """The helping processes of one stream: `hands` decode and compress, up to eight more write shards.
 
     A context; leaving it ends them. An error in one of them, and its death, come out of the next call that
     attends to them.
     """
 
-    def __init__(self, hands: int, writers: int, meters: Meters, page_lock: PageLock) -> None:
+    def __init__(self, hands: int, meters: Meters, page_lock: PageLock) -> None:
         self.slabs = Slabs(page_lock)
         self._meters = meters
         self._jobs: tuple[deque[tuple[Any, Then]], ...] = (deque(), deque())
         self.hands = [Peer("hand") for _ in range(hands)]
-        self.writers = [Peer("writer") for _ in range(writers)]
+        self.writers = [Peer("writer") for _ in range(max(1, min(_MOST_WRITERS, hands // 2)))]
         self._selector = selectors.DefaultSelector()
         for peer in (*self.hands, *self.writers):
             self._selector.register(peer.connection, selectors.EVENT_READ, peer)
@@ -172,7 +173,13 @@ def _start(role: str, line: socket.socket) -> subprocess.Popen[bytes]:
     Ctrl-C in a terminal reaches every process; this one deals with it, the others are started deaf to it.
     """
     path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
-    environment = os.environ | {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1"}
+    pages = os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # a shard is 100 MB: a third less time to write
+    environment = os.environ | {
+        "PYTHONPATH": path,
+        "PYTHONSAFEPATH": "1",
+        "OMP_NUM_THREADS": "1",
+        "GLIBC_TUNABLES": pages,
+    }
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         return subprocess.Popen(

@@ -16,6 +16,8 @@ import numpy.typing as npt
 
 __all__ = ["Slab", "Slabs", "attached"]
 
+_TOO_LARGE = 4
+
 Bytes = npt.NDArray[np.uint8]
 
 PageLock = Callable[[Bytes], Callable[[], None] | None]
@@ -37,7 +39,10 @@ class Slab:
 
 
 class Slabs:
-    """Slabs of one process, taken and given back; what was given back is taken again, as locking pages is slow."""
+    """Slabs of one process, taken and given back; what was given back is taken again, as locking pages is slow.
+
+    One that is many times too large is left for others, so that not all of them become large with time.
+    """
 
     def __init__(self, page_lock: PageLock) -> None:
         self._page_lock = page_lock
@@ -46,7 +51,7 @@ class Slabs:
 
     def take(self, size: int) -> Slab:
         """At least so many bytes."""
-        fitting = [slab for slab in self._free if size <= len(slab.data)]
+        fitting = [slab for slab in self._free if size <= len(slab.data) <= _TOO_LARGE * max(size, mmap.PAGESIZE)]
         if fitting:
             slab = min(fitting, key=lambda slab: len(slab.data))
             self._free.remove(slab)
