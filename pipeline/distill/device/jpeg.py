@@ -2,8 +2,8 @@
 
 Pillow spends about half a millisecond a photograph in Python code, and copies the pixels twice. simplejpeg
 decodes in one call, with the library that Pillow uses (libjpeg-turbo) and the same settings, to the same
-pixels. All that is not plain is for `pipeline.images`: other formats, turned photographs, CMYK, and whatever fails here, so that there is
-one place that says what is wrong with a file.
+pixels. All that is not plain is for `pipeline.images`: other formats, turned photographs, CMYK, and whatever
+fails here, so that there is one place that says what is wrong with a file.
 """
 
 from __future__ import annotations
