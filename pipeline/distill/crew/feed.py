@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.distill.crew.captain import Captain
 from pipeline.distill.crew.memory import Slab
 from pipeline.distill.crew.messages import LARGEST_UPLOAD, Decode, Place
+from pipeline.distill.device import jpeg
 from pipeline.distill.feed import Source
 from pipeline.distill.tasks import Task
 
 __all__ = ["Decoded", "Decoder", "Group"]
+
+
+_PLENTY = 1.1
 
 
 class Decoded(NamedTuple):
@@ -25,18 +31,20 @@ class Decoded(NamedTuple):
 class Decoder:
     """What a `Feed` starts its groups with.
 
-    Page-locked memory is dear, so there is room for photographs as large as the label until a larger one comes.
+    Page-locked memory is dear, so there is room for photographs as large as the label until a larger one comes;
+    the first one is looked at beforehand, as others are often like it.
     """
 
     def __init__(self, captain: Captain, source: Source) -> None:
         self.captain, self._source = captain, source
-        self.largest = 1.1
+        self.largest = 0.0  # not known yet
 
     def __call__(self, task: Task, positions: list[int]) -> Group:
         shard = task.shard
         size = shard.height, shard.width
-        slab = self.captain.slabs.take(Decode.room(len(positions), size, self.largest))
         photographs = [(*self._source(shard.start + each), shard.sha256[each].tobytes()) for each in positions]
+        self.largest = self.largest or _largest(photographs[0][0], size)
+        slab = self.captain.slabs.take(Decode.room(len(positions), size, self.largest))
         return Group(self, slab, Decode(slab.key, size, self.largest, photographs))
 
 
@@ -62,3 +70,12 @@ class Group:
 
     def release(self) -> None:
         self._decoder.captain.slabs.give_back(self._slab)
+
+
+def _largest(path: Path, size: tuple[int, int]) -> float:
+    """For photographs like this one; see LARGEST_UPLOAD."""
+    found = None
+    with contextlib.suppress(OSError):  # a hand will tell
+        found = jpeg.look(path.read_bytes(), size)
+    times = found.height * found.width / (size[0] * size[1]) if found is not None else 0.0
+    return LARGEST_UPLOAD if _PLENTY < times <= LARGEST_UPLOAD else _PLENTY
