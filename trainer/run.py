@@ -15,10 +15,10 @@ import msgspec
 import timm
 import torch
 
-from pipeline.contract import LabelReader, SoftfocusError, new_file, sha256_file
+from pipeline.contract import SoftfocusError, new_file
 from trainer.checkpoint import STATE, load_state
 from trainer.config import Config, dump_config
-from trainer.coverage import Holdings
+from trainer.sources import Sources
 
 __all__ = ["CONFIG", "METRICS", "RECORD", "best_row", "differing_keys", "evaluation_file", "flatten"]
 __all__ += ["is_incidental", "open_run", "per_image_file", "write_evaluation", "write_metrics", "write_per_image"]
@@ -118,36 +118,15 @@ def write_evaluation(run: Path, name: str, report: Any) -> None:
         temporary.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2))
 
 
-_TEACHERS = {"labels": "teacher", "blur_labels": "blur_teacher"}
-
-
-def write_record(
-    run: Path,
-    manifest: Path | str,
-    stores: Mapping[str, tuple[Path | str | None, LabelReader | None]],
-    covered: Holdings,
-    device: torch.device,
-    summary: dict[str, Any],
-) -> None:
-    """Write run.json.
-
-    Args:
-        run: run folder.
-        manifest: as it was given.
-        stores: `labels` and `blur_labels`: as given, and opened if the run learns from it.
-        covered: what the manifest's samples have.
-        device: of the run.
-        summary: what it came to.
-    """
+def write_record(run: Path, sources: Sources, device: torch.device, summary: dict[str, Any]) -> None:
+    """Write run.json: the data, its teachers, what the samples have, the machine, and what the run came to."""
+    readers = {"teacher": sources.reader, "blur_teacher": sources.blur_reader}
     record = {
-        "manifest": str(manifest),
-        "manifest_sha256": sha256_file(manifest),
-        **{name: str(store) if store is not None else None for name, (store, _) in stores.items()},
-        **{
-            _TEACHERS[name]: msgspec.to_builtins(reader.description.provenance) if reader else None
-            for name, (_, reader) in stores.items()
-        },
-        "coverage": [msgspec.to_builtins(row) for row in (*covered.splits, covered.total)],
+        "manifest": str(sources.manifest),
+        "manifest_sha256": sources.manifest_sha256,
+        **{name: _text(getattr(sources, name)) for name in ("labels", "blur_labels")},
+        **{name: msgspec.to_builtins(r.description.provenance) if r else None for name, r in readers.items()},
+        "coverage": [msgspec.to_builtins(row) for row in (*sources.covered.splits, sources.covered.total)],
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
         "versions": {
             "torch": str(torch.__version__),
@@ -158,3 +137,7 @@ def write_record(
     }
     with new_file(run / RECORD) as temporary:
         temporary.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2))
+
+
+def _text(path: Path | str | None) -> str | None:
+    return None if path is None else str(path)
