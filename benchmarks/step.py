@@ -23,7 +23,6 @@ from typing import Any
 import msgspec
 import torch
 import torch.nn.functional as F
-from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
 from benchmarks.architectures import create_teacher
@@ -33,11 +32,11 @@ from pipeline.contract import LabelReader, Sample
 from trainer.augment import Draws, Inputs, draw
 from trainer.batch import Batch
 from trainer.config import Config
-from trainer.data import Batches, Order, Photographs
-from trainer.model import create_student
-from trainer.optimiser import create_optimiser
+from trainer.data import Batches, Photographs
+from trainer.model import build_student
+from trainer.order import Order
 from trainer.processes import Processes
-from trainer.step import Stepper
+from trainer.step import Stepper, create_stepper
 
 __all__ = ["OnlineRow", "StepReport", "StepRow", "measure_steps"]
 
@@ -180,14 +179,7 @@ def _online(name: str, times: dict[str, float], batch: int, label_rate: float | 
 
 def _stepper(config: Config, device: torch.device) -> Stepper:
     """A student in training as `trainer.train` makes it, with random weights."""
-    settings = config.student
-    student = create_student(
-        settings.name, encoder=settings.encoder, channels=settings.channels, context=settings.context
-    ).to(device)
-    if config.channels_last and device.type == "cuda":
-        student = student.to(memory_format=torch.channels_last)
-    ema = ModelEmaV3(student, decay=config.optimiser.ema, use_warmup=True, warmup_power=0.75)
-    return Stepper(student.train(), create_optimiser(student, config), ema, config, Processes(str(device)))
+    return create_stepper(build_student(config.student), config, Processes(str(device)))
 
 
 class _BareStepper(Stepper):
