@@ -26,9 +26,8 @@ from pipeline.distill import LabelProgress, LabelSummary, label
 from pipeline.distill.processes import Processes
 from pipeline.distill.worker import Order
 from pipeline.provenance import Provenance
-from pipeline.teachers import load_teacher
 
-__all__ = ["SlowTeacher", "WorkersRow", "compare_workers", "load_any", "slow_teacher", "table"]
+__all__ = ["SlowTeacher", "WorkersRow", "compare_workers", "slow_teacher", "table"]
 
 PHOTOGRAPH = (427, 640)
 
@@ -148,11 +147,6 @@ def table(rows: list[WorkersRow]) -> list[str]:
         f"| {row.middle_speed_up:.2f} | {row.waiting:.0%} |"
         for row in rows
     ]
-
-
-def load_any(name: str, *, device: str) -> Any:
-    """`load_teacher`, as a function that worker processes find."""
-    return load_teacher(name, device=device)
 
 
 def slow_teacher(seconds: float, *, device: str) -> SlowTeacher:

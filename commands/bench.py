@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
 
 from commands import bench_training
 from commands.console import PATH, device_option, json_option, say, show_result
+from commands.teacher import load_any_teacher
 from commands.workers import list_devices
 
 
@@ -71,11 +74,8 @@ def workers(device: str, processes: int, teacher: str, folder: Path | None, as_j
       softfocus bench workers --device cuda:0,cuda:1
       softfocus bench workers --device cpu --processes 2 --photographs 2560 --teacher slow:0.01
     """
-    import functools
-    from tempfile import TemporaryDirectory
-
     from benchmarks.label import ARCHITECTURES, make_teacher
-    from benchmarks.workers import compare_workers, load_any, slow_teacher, table
+    from benchmarks.workers import compare_workers, slow_teacher, table
 
     devices = list_devices(device) * processes
     if len(devices) < 2:
@@ -85,12 +85,9 @@ def workers(device: str, processes: int, teacher: str, folder: Path | None, as_j
         if teacher in ARCHITECTURES:
             make_teacher(place / "teacher", teacher, 518)
             teacher = f"hf:{place / 'teacher'}"
-        slow = teacher.startswith("slow:")
-        load = (
-            functools.partial(slow_teacher, float(teacher.removeprefix("slow:")))
-            if slow
-            else functools.partial(load_any, teacher)
-        )
+        load = functools.partial(load_any_teacher, teacher)
+        if teacher.startswith("slow:"):
+            load = functools.partial(slow_teacher, float(teacher.removeprefix("slow:")))
         rows = compare_workers(load, devices, place, say=say, **options)
     show_result({"devices": devices, "rows": rows}, as_json, table(rows))
 
@@ -110,7 +107,6 @@ def codec(manifest: Path, teacher: str, card: str | None, count: int, repeats: i
       softfocus bench codec cuhk.jsonl --teacher onnx:tcmonodepth_small.onnx --card tcmonodepth
     """
     from benchmarks.codec import compare_codecs, predict_maps
-    from commands.teacher import load_any_teacher
     from pipeline.manifest import read_manifest
 
     samples = read_manifest(manifest)
@@ -158,8 +154,6 @@ def label_(photographs: int, large: int, shrink: int, folder: Path | None, as_js
       softfocus bench label --architecture large --photographs 4000 --large 1500
       softfocus bench label --architecture tiny --side 28 --photographs 40 --large 0 --no-compile --device cpu
     """
-    from tempfile import TemporaryDirectory
-
     from benchmarks.label import Plan, measure_label, table
 
     sizes = ((427, 640, photographs), (3000, 4000, large))
