@@ -22,6 +22,14 @@ from commands.console import (
     write_csv,
 )
 
+model_option = click.option(
+    "--model",
+    default="lite",
+    show_default=True,
+    type=PATH,
+    help="A run folder, a .safetensors file, or lite (shipped).",
+)
+
 
 def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that make a configuration; `config_from` turns their values into one."""
@@ -32,7 +40,7 @@ def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--batch-size", type=int),
         click.option("--epochs", type=int),
         click.option("--config", "file", type=PATH, help="YAML on top of the preset."),
-        click.option("--preset", default="lite", show_default=True, help="lite, paper-resnext101 or paper-vgg16."),
+        click.option("--preset", default="lite", show_default=True, help="lite, base, paper-resnext101, paper-vgg16."),
     ):
         command = option(command)
     return command
@@ -94,7 +102,7 @@ def train(manifest: Path, labels: Path | None, out: Path, as_json: bool, **optio
 
 @click.command()
 @click.argument("manifest", type=PATH)
-@click.option("--model", required=True, type=PATH, help="A run folder or .safetensors file.")
+@model_option
 @click.option("--split", type=click.Choice(SPLITS), default="test", show_default=True)
 @click.option("--labels", type=PATH, help="Also compare the student's depth with this store.")
 @click.option(
@@ -137,7 +145,7 @@ def evaluate(manifest: Path, as_json: bool, per_image: Path | None, **options: A
 @click.command()
 @click.argument("photographs", nargs=-1, required=True, type=PATH)
 @click.option("-o", "--out", required=True, type=PATH, help="Folder of the maps.")
-@click.option("--model", required=True, type=PATH, help="A run folder or .safetensors file.")
+@model_option
 @click.option("--depth", is_flag=True, help="Also write STEM.depth.png, white = near.")
 @click.option(
     "--input-size",
@@ -153,7 +161,8 @@ def predict(photographs: tuple[Path, ...], as_json: bool, **options: Any) -> int
 
     \b
     Example:
-      softfocus predict photos -o maps --model runs/first
+      softfocus predict photos -o maps
+      softfocus predict photos -o maps --model runs/first --depth
     """
     from trainer.predict import predict
 

@@ -25,6 +25,7 @@ __all__ += ["randomness", "restore_randomness", "save_state", "save_student"]
 
 BEST, LAST, STATE = "best.safetensors", "last.safetensors", "state.pt"
 FORMAT = "softfocus-student-1"
+SHIPPED = Path(__file__).parent / "weights"
 
 
 class CheckpointError(SoftfocusError):
@@ -62,7 +63,7 @@ def save_student(
 
 
 def find_student(model: Path | str) -> Path:
-    """The weights file of a run folder (its best, else its last), or the file itself.
+    """The weights file of a run folder (its best, else its last), the file itself, or a shipped student by name.
 
     Raises:
         CheckpointError: there is none.
@@ -70,10 +71,15 @@ def find_student(model: Path | str) -> Path:
     path = Path(model)
     if path.is_file():
         return path
+    if not path.exists() and (SHIPPED / f"{model}.safetensors").is_file():
+        return SHIPPED / f"{model}.safetensors"
     for name in (BEST, LAST):
         if (path / name).is_file():
             return path / name
-    raise CheckpointError(f"{path}: neither a student's .safetensors file nor a run folder that holds one")
+    shipped = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.safetensors")))
+    raise CheckpointError(
+        f"{path}: neither a student's .safetensors file, nor a run folder that holds one, nor a shipped one ({shipped})"
+    )
 
 
 def load_student(model: Path | str, *, device: torch.device | str = "cpu") -> tuple[nn.Module, Config, dict[str, Any]]:

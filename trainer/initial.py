@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from torch import nn
 
-from trainer.checkpoint import load_student
+from trainer.checkpoint import SHIPPED, load_student
 from trainer.config import Config
 from trainer.model import ModelError, build_student
 
 __all__ = ["SHIPPED_DEPTH_STUDENT", "initial_student"]
 
-SHIPPED_DEPTH_STUDENT = Path(__file__).parent / "weights" / "demo_teacher.safetensors"
+SHIPPED_DEPTH_STUDENT = SHIPPED / "demo_teacher.safetensors"
 
 
 def initial_student(config: Config) -> tuple[nn.Module, str]:
