@@ -27,7 +27,7 @@ from pipeline.distill.processes import Processes
 from pipeline.distill.worker import Order
 from pipeline.provenance import Provenance
 
-__all__ = ["SlowTeacher", "WorkersRow", "compare_workers", "slow_teacher", "table"]
+__all__ = ["SlowTeacher", "WorkersRow", "compare_workers", "slow_teacher"]
 
 PHOTOGRAPH = (427, 640)
 
@@ -137,16 +137,6 @@ def _row(workers: int, jobs: list[_Job], single: list[_Job]) -> WorkersRow:
 def _waiting(summary: LabelSummary) -> float:
     waited = sum(summary.stage_seconds[f"waiting for {what}"] for what in ("images", "the writer"))
     return waited * summary.rate / summary.labelled / summary.workers
-
-
-def table(rows: list[WorkersRow]) -> list[str]:
-    """As Markdown."""
-    head = "| Workers | photographs | maps/s | speed-up | in the middle | speed-up | waiting |"
-    return [head, "|---|---|---|---|---|---|---|"] + [
-        f"| {row.workers} | {row.photographs} | {row.rate:.1f} | {row.speed_up:.2f} | {row.middle_rate:.1f} "
-        f"| {row.middle_speed_up:.2f} | {row.waiting:.0%} |"
-        for row in rows
-    ]
 
 
 def slow_teacher(seconds: float, *, device: str) -> SlowTeacher:

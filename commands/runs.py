@@ -22,7 +22,7 @@ from commands.console import (
     show_result,
     table,
 )
-from commands.training import config_from, config_options
+from commands.training import config_from, config_options, labels_options
 
 figure_option = click.option(
     "--figure",
@@ -206,8 +206,7 @@ def compare(a: tuple[Path, ...], b: tuple[Path, ...], as_json: bool, **options: 
 
 @click.command()
 @click.argument("manifest", type=PATH)
-@click.option("--labels", type=PATH, help="The label store. Without it: no depth.")
-@click.option("--blur-labels", type=PATH, help="A store of another student's blur, see `label --quantity blur`.")
+@labels_options
 @click.option("-o", "--out", required=True, type=PATH, help="Folder of the sweep; its runs are folders below.")
 @click.option("--seeds", default="0-2", show_default=True, help="Such as 0-4 or 0,3,7.")
 @click.option(
