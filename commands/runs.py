@@ -28,7 +28,7 @@ figure_option = click.option(
     "--figure",
     default="mae",
     show_default=True,
-    help="mae, f, iou or depth; of an evaluation also PROTOCOL.MEASURE, such as paper.f_adaptive.",
+    help="mae, f, iou, depth or soft_blur; of an evaluation also PROTOCOL.MEASURE, such as paper.f_adaptive.",
 )
 evaluation_option = click.option(
     "--evaluation", help="A saved evaluation, such as test. [default: training's own validation]"

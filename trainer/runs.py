@@ -59,7 +59,8 @@ class Run(msgspec.Struct, frozen=True):
     @property
     def measure(self) -> str:
         """The column that its best epoch is chosen by."""
-        return "val_mae" if any("val_mae" in row for row in self.history) else "val_depth"
+        there = {key for row in self.history for key in row}
+        return next((measure for measure in ("val_mae", "val_soft_blur") if measure in there), "val_depth")
 
     def row(self, epoch: str) -> dict[str, float]:
         """The row of the `best` or the `last` epoch that was validated; empty where none was."""
