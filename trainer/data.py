@@ -26,12 +26,19 @@ from trainer.batch import Batch, concatenate
 from trainer.cache import open_cache
 from trainer.label_maps import confidence_map, depth_map, soft_blur_map
 
-__all__ = ["Batches", "Photographs", "squash"]
+__all__ = ["Batches", "Photographs", "read_mask", "squash"]
 
 
 def squash(image: np.ndarray, size: int, *, resample: Image.Resampling = Image.Resampling.BICUBIC) -> np.ndarray:
     """The whole frame at (size, size), aspect ratio not kept, antialiased. uint8 (H, W, 3), or (H, W) of any kind."""
     return np.array(Image.fromarray(image).resize((size, size), resample))  # a copy that torch may write to
+
+
+def read_mask(sample: Sample) -> np.ndarray | None:
+    """Bool (H, W), True = out of focus; None for a sample without a mask."""
+    if sample.mask_path is None or sample.blur is None:
+        return None
+    return read_blur_mask(sample.mask_path, blur=sample.blur, size=(sample.height, sample.width))
 
 
 class Photographs(Dataset[Batch]):
@@ -85,9 +92,9 @@ class Photographs(Dataset[Batch]):
         return [self.size, readers, labelled, files]
 
     def _mask(self, sample: Sample) -> np.ndarray:
-        if sample.mask_path is None or sample.blur is None:
+        mask = read_mask(sample)
+        if mask is None:
             return np.zeros((self.size, self.size), np.uint8)
-        mask = read_blur_mask(sample.mask_path, blur=sample.blur, size=(sample.height, sample.width))
         return squash(mask.astype(np.uint8) * 255, self.size, resample=Image.Resampling.BOX)
 
 
