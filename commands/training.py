@@ -138,7 +138,7 @@ def evaluate(manifest: Path, as_json: bool, per_image: Path | None, **options: A
       softfocus evaluate cuhk.jsonl --model runs/first --split test --json
     """
     from trainer.evaluate import evaluate
-    from trainer.run import write_evaluation
+    from trainer.run_folder import write_evaluation
 
     with progress_bar("evaluate", "images") as progress:
         report = evaluate(manifest, progress=progress, **options)

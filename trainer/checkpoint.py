@@ -19,11 +19,11 @@ from torch import nn
 from pipeline.contract import SoftfocusError, new_file
 from trainer.config import Config
 from trainer.model import build_student
+from trainer.run_folder import BEST, LAST
 
-__all__ = ["BEST", "LAST", "STATE", "CheckpointError", "find_student", "load_state", "load_student"]
+__all__ = ["CheckpointError", "find_student", "load_state", "load_student"]
 __all__ += ["randomness", "restore_randomness", "save_state", "save_student"]
 
-BEST, LAST, STATE = "best.safetensors", "last.safetensors", "state.pt"
 FORMAT = "softfocus-student-1"
 SHIPPED = Path(__file__).parent / "weights"
 

@@ -21,7 +21,7 @@ import torch
 from pipeline.contract import SoftfocusError
 from trainer.augment import Draws, draw
 from trainer.batch import Batch
-from trainer.checkpoint import STATE, randomness, restore_randomness, save_state
+from trainer.checkpoint import randomness, restore_randomness, save_state
 from trainer.config import Config
 from trainer.data import Batches, Photographs
 from trainer.epochs import Epochs
@@ -33,6 +33,7 @@ from trainer.order import Order
 from trainer.processes import Processes
 from trainer.report import draw_curves
 from trainer.run import open_run, write_record
+from trainer.run_folder import STATE
 from trainer.sources import open_sources
 from trainer.step import create_stepper
 from trainer.validation import Validation
