@@ -7,7 +7,8 @@ real size with random weights: its speed is that of the trained one. The physica
 products on the same card, measured beside.
 
 The rate end to end is told twice: over everything from the first photograph read to the last shard on disk, and
-over the middle of the run, without its beginning and end; a job of hours has only the middle.
+over the middle of the run, without its beginning and end; a job of hours has only the middle. Beside it stands what
+the processor could feed without a teacher (`benchmarks.feeding`), which says whether cores or the card are short.
 """
 
 from __future__ import annotations
@@ -23,14 +24,17 @@ from typing import Any, NamedTuple
 import msgspec
 import torch
 
+from benchmarks.feeding import Feeding, measure_feeding, words
 from benchmarks.photographs import make_photographs
 from pipeline.distill import LabelProgress, LabelSummary, label
 from pipeline.distill.meters import WAITS, WORK
-from pipeline.distill.stream import default_batch_size
+from pipeline.distill.stream import default_batch_size, is_on_gpu
+from pipeline.distill.worker import thread_share
+from pipeline.manifest import read_manifest, write_manifest
 from pipeline.teachers import hf
 from pipeline.teachers.hf_folder import quiet
 
-__all__ = ["ARCHITECTURES", "LabelReport", "LabelRow", "Plan", "make_teacher", "measure_label", "middle_rate"]
+__all__ = ["ARCHITECTURES", "LabelReport", "LabelRow", "Plan", "make_teacher", "measure_label", "middle_rate", "table"]
 
 
 class Architecture(NamedTuple):
@@ -66,7 +70,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     architecture: str = "small"
-    sizes: tuple[tuple[int, int, int], ...] = ((427, 640, 24_000), (3000, 4000, 1_500))
+    sizes: tuple[tuple[int, int, int], ...] = ((427, 640, 24_000), (3000, 4000, 1_000))
     side: int = 518
     device: str = "auto"
     precision: str = "auto"
@@ -86,7 +90,10 @@ class LabelRow(msgspec.Struct, frozen=True, kw_only=True):
         rate, middle_rate: photographs a second end to end, over all and over the middle of the run.
         bare_before, bare_after: photographs a second through the network alone.
         ratio, middle_ratio: of the rates to the mean of the bare rates.
-        cores_busy: processor time of this process a second.
+        cores_busy: processor time a second, of this process and its helping processes.
+        captain_ms: processor time a photograph of this process alone, which hands work to the card and to the others.
+        written_mb_s: megabytes of shards a second.
+        feeding: the same photographs without a teacher; None where threads, not processes, feed the teacher.
         busy: seconds a second of each stage; above 1 where several threads share it.
         limit: the stage that the others wait for, in words.
     """
@@ -104,6 +111,9 @@ class LabelRow(msgspec.Struct, frozen=True, kw_only=True):
     ratio: float
     middle_ratio: float
     cores_busy: float
+    captain_ms: float
+    written_mb_s: float
+    feeding: Feeding | None
     busy: dict[str, float]
     limit: str
 
@@ -165,7 +175,8 @@ def measure_label(plan: Plan, folder: Path, *, say: Say = lambda line: None) -> 
         say(f"{name}: bare {before:.1f} photographs/s; labelling")
         measured = _label(plan, manifest, folder / f"labels-{name}", teacher, batch_size)
         after = _bare_rate(teacher, images, plan.bare_s)
-        row = _row((height, width), manifest.parent, measured, before, after)
+        feeding = _without_teacher(plan, manifest, folder / f"fed-{name}", batch_size) if is_on_gpu(teacher) else None
+        row = _row((height, width), manifest.parent, measured, before, after, feeding)
         say(f"{name}: bare {after:.1f}, end to end {row.rate:.1f} (middle {row.middle_rate:.1f}); {row.limit}")
         rows.append(row)
         notes.append(measured.summary.note)
@@ -289,6 +300,7 @@ class _Measured(msgspec.Struct, frozen=True):
     summary: LabelSummary
     moments: list[tuple[float, int]]  # seconds and photographs done
     processor_s: float
+    captain_s: float
     seconds: float
 
 
@@ -299,6 +311,7 @@ def _label(plan: Plan, manifest: Path, store: Path, teacher: hf.HfTeacher, batch
         moments.append((progress.seconds, progress.done))
 
     begin, before = time.perf_counter(), os.times()
+    captain_s = time.process_time()
     summary = label(
         manifest,
         store,
@@ -310,12 +323,29 @@ def _label(plan: Plan, manifest: Path, store: Path, teacher: hf.HfTeacher, batch
         workers=plan.workers,
         progress=note,
     )
-    after = os.times()
-    processor_s = after.user - before.user + after.system - before.system
-    return _Measured(summary, moments, processor_s, time.perf_counter() - begin)
+    processor_s = sum(os.times()[:4]) - sum(before[:4])
+    return _Measured(summary, moments, processor_s, time.process_time() - captain_s, time.perf_counter() - begin)
 
 
-def _row(size: tuple[int, int], photographs: Path, measured: _Measured, before: float, after: float) -> LabelRow:
+def _without_teacher(plan: Plan, manifest: Path, store: Path, batch_size: int) -> Feeding:
+    """The rate of all but the teacher, over the first of the photographs."""
+    hands = thread_share(plan.workers)
+    samples = read_manifest(manifest)
+    count = (200 if samples[0].height < 1000 else 8) * hands
+    few = store.with_suffix(".jsonl")
+    write_manifest(few, samples[:count], root=manifest.parent)
+    options: dict[str, Any] = {"hands": hands, "codec": plan.codec, "shard_size": plan.shard_size}
+    return measure_feeding(few, store, side=plan.side, batch_size=batch_size, **options)
+
+
+def _row(
+    size: tuple[int, int],
+    photographs: Path,
+    measured: _Measured,
+    before: float,
+    after: float,
+    feeding: Feeding | None,
+) -> LabelRow:
     summary = measured.summary
     files = sorted(photographs.glob("*.jpg"))[:100]
     middle, bare = middle_rate(measured.moments), (before + after) / 2
@@ -335,6 +365,9 @@ def _row(size: tuple[int, int], photographs: Path, measured: _Measured, before: 
         ratio=summary.rate / bare,
         middle_ratio=middle / bare,
         cores_busy=cores_busy,
+        captain_ms=1e3 * measured.captain_s / summary.labelled,
+        written_mb_s=summary.bytes / 1e6 * summary.rate / summary.labelled,
+        feeding=feeding,
         busy=busy,
         limit=_limit(busy, cores_busy),
     )
@@ -395,6 +428,12 @@ def table(report: LabelReport) -> list[str]:
         cells = " | ".join(f"{row.busy.get(stage, 0.0):.2f}" for stage in (*WORK, *WAITS))
         lines.append(f"| {row.width} x {row.height} | {cells} |")
     lines += ["", *(f"{row.width} x {row.height}: {row.limit}" for row in report.rows)]
+    for row in report.rows:
+        lines.append(
+            f"{row.width} x {row.height}: this process {row.captain_ms:.2f} ms of processor a photograph, "
+            f"{row.written_mb_s:.0f} MB/s written"
+        )
+        lines += [f"{row.width} x {row.height}, {words(row.feeding)}"] if row.feeding else []
     lines.append(
         f"{report.gflops:.0f} GFLOPs a photograph: {report.tflops:.1f} TFLOP/s, "
         f"{report.tflops / report.matmul_tflops:.0%} of the {report.matmul_tflops:.0f} of a large bfloat16 matrix "

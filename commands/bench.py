@@ -127,7 +127,7 @@ def codec(manifest: Path, teacher: str, card: str | None, count: int, repeats: i
     "--architecture", type=click.Choice(["small", "base", "large", "tiny"]), default="small", show_default=True
 )
 @click.option("--photographs", type=click.IntRange(min=1), default=24_000, show_default=True, help="Of 640 x 427.")
-@click.option("--large", type=click.IntRange(min=0), default=1_500, show_default=True, help="Of 4000 x 3000.")
+@click.option("--large", type=click.IntRange(min=0), default=1_000, show_default=True, help="Of 4000 x 3000.")
 @click.option("--shrink", type=click.IntRange(min=1), default=1, help="Divides the sides of all photographs.")
 @click.option("--side", type=click.IntRange(min=28), default=518, show_default=True, help="Of the network's input.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="[default: the job's own]")
@@ -156,6 +156,39 @@ def label_(photographs: int, large: int, shrink: int, folder: Path | None, as_js
     with TemporaryDirectory(prefix="softfocus-label-", dir=folder) as place:
         report = measure_label(Plan(sizes=chosen, **options), Path(place), say=say)
     show_result(report, as_json, table(report))
+
+
+@bench.command()
+@click.option("--photographs", type=click.IntRange(min=1), default=6_000, show_default=True)
+@click.option("--size", type=(int, int), default=(640, 427), show_default=True, help="Width and height of them.")
+@click.option("--side", type=click.IntRange(min=8), default=518, show_default=True, help="Of the maps, a square.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option("--workers", type=int, default=-1, show_default=True, help="Helping processes; -1: one a core.")
+@click.option("--shard-size", type=click.IntRange(min=1), default=256, show_default=True)
+@click.option("--codec", type=click.Choice(["delta-deflate", "deflate", "none", "delta-zstd"]), default="delta-deflate")
+@click.option("--folder", type=PATH, help="Where photographs and stores are made and removed. [default: temporary]")
+@json_option
+def feed(
+    photographs: int, size: tuple[int, int], workers: int, folder: Path | None, as_json: bool, **options: Any
+) -> int:
+    """How many photographs a second these cores could feed a GPU's teacher with; needs no GPU.
+
+    \b
+    All of `softfocus label` but the teacher, in its own processes. Examples:
+      softfocus bench feed
+      softfocus bench feed --size 4000 3000 --photographs 100
+    """
+    from tempfile import TemporaryDirectory
+
+    from benchmarks.feeding import measure_feeding, words
+    from benchmarks.photographs import make_photographs
+    from pipeline.distill.worker import thread_share
+
+    with TemporaryDirectory(prefix="softfocus-feed-", dir=folder) as place:
+        manifest = make_photographs(Path(place) / "photographs", count=photographs, size=size[::-1], originals=4)
+        report = measure_feeding(manifest, Path(place) / "labels", hands=thread_share(workers), **options)
+    show_result(report, as_json, [words(report)])
+    return 0
 
 
 for command in (bench_training.student, bench_training.loading, bench_training.step):

@@ -34,7 +34,13 @@ from commands.workers import TeamFactory, worker_options
     default=None,
     help="Spend minutes to make a GPU's teacher faster. [default: for jobs of 200,000 photographs or more]",
 )
-@click.option("--workers", type=int, default=-1, show_default=True, help="Threads that decode; -1: one a core.")
+@click.option(
+    "--workers",
+    type=int,
+    default=-1,
+    show_default=True,
+    help="Threads that decode and compress, for a GPU processes; -1: one a core.",
+)
 @click.option("--retry-failed", is_flag=True, help="Label the photographs again that failed before.")
 @worker_options
 @json_option

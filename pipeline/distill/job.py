@@ -79,7 +79,7 @@ def label(
             halved when memory is short.
         compile: whether a teacher on a GPU may spend minutes to be faster afterwards; by default where the job
             is long enough for that to pay.
-        workers: threads that decode and compress, -1 for one a core.
+        workers: threads that decode and compress (processes for a teacher on a GPU), -1 for one a core.
         retry_failed: label the photographs again that failed in earlier runs.
         progress: called from this thread after each batch, for a team twice a second.
 

@@ -14,8 +14,8 @@ __all__ = ["STAGES", "WAITS", "WORK", "LabelProgress", "LabelSummary", "Meters",
 WORK = ("read", "decode", "copy", "resize", "teacher", "quantise", "compress", "write")
 WAITS = ("waiting for images", "waiting for the teacher", "waiting for the writer")
 STAGES = WORK + WAITS
-"""WORK adds up the seconds of all threads, and of the GPU, at this work; WAITS are those of the one thread that
-hands photographs to the teacher. On a GPU its own wait for the teacher is where its time should go."""
+"""WORK adds up the seconds of all threads and helping processes, and of the GPU, at this work; WAITS are those of the
+one thread that hands photographs to the teacher. On a GPU its own wait for the teacher is where its time should go."""
 
 
 class StreamFigures(msgspec.Struct, frozen=True, kw_only=True):

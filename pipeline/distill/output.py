@@ -17,7 +17,6 @@ from pipeline.distill.presence import in_work
 from pipeline.distill.tasks import Task
 from pipeline.store import (
     SEAL_BYTES,
-    Arranged,
     Packed,
     StoreDescription,
     encode,
@@ -133,9 +132,6 @@ class Output:
 
     def _chunk(self, result: Result) -> Packed | str:
         codec = self._description.codec
-        if isinstance(result, Arranged):
-            with self._meters.measure("compress"):
-                return pack(result, codec)
         depth, confidence = result if result.ndim == 3 else (result, None)
         with self._meters.measure("quantise"):
             encoded = encode(depth, self._description.dtype)

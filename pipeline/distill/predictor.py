@@ -13,21 +13,19 @@ import numpy.typing as npt
 
 from pipeline.distill.meters import Meters
 from pipeline.distill.photographs import prepare
-from pipeline.store import Arranged
 from pipeline.teachers.base import OutOfMemory, Teacher, TeacherError
 
 __all__ = ["Halving", "HostPredictor", "Predictor", "Result", "check_maps", "is_out_of_memory"]
 
-Result = npt.NDArray[np.float32] | Arranged
-"""What a teacher said of a photograph: a map (h, w), or (2, h, w) with its confidence, or a map's codes on their
-way into a shard."""
+Result = npt.NDArray[np.float32]
+"""What a teacher said of a photograph: a map (h, w), or (2, h, w) with its confidence."""
 
 Size = tuple[int, int]
 _Output = TypeVar("_Output")
 
 
 class Predictor(Protocol):
-    """What a stream needs: photographs prepared, and their maps.
+    """What a stream needs: the maps of prepared photographs.
 
     Attributes:
         in_flight: how many batches `collect` should lag behind `submit`.
@@ -43,13 +41,6 @@ class Predictor(Protocol):
     @property
     def note(self) -> str: ...
 
-    def prepare(self, path: Path, sha256: bytes, size: Size, *, root: Path) -> Any | str:
-        """A photograph as `submit` takes it, or the reason why there is none; called from many threads.
-
-        Raises:
-            SoftfocusError: the whole folder `root` is gone.
-        """
-
     def submit(self, images: list[Any], size: Size) -> Any:
         """Start on photographs whose labels are of this (height, width).
 
@@ -57,8 +48,8 @@ class Predictor(Protocol):
             TeacherError: the teacher fails, even with a single photograph.
         """
 
-    def collect(self, submitted: Any) -> list[Result]:
-        """The results of `submit`."""
+    def collect(self, submitted: Any) -> list[Any]:
+        """The results of `submit`, as the stream's output takes them; a reason in place of one."""
 
 
 class HostPredictor:

@@ -1,24 +1,25 @@
-"""A sequence of tasks, streamed through one teacher in one process.
+"""A sequence of tasks, streamed through one teacher.
 
-Threads read and decode ahead of the teacher, others compress and write behind it; a shard is on disk, whole,
-soon after its last photograph went through. Several processes may each run such a stream on tasks of their own.
+Photographs are read and decoded ahead of the teacher, maps compressed and written behind it; a shard is on disk,
+whole, soon after its last photograph went through. For a teacher on a GPU helping processes do that
+(`pipeline.distill.crew`), for any other threads: such a teacher is slow enough for them, and may prepare its
+photographs itself. Several processes may each run such a stream on tasks of their own.
 """
 
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
-from pipeline.distill.feed import Batch, Feed, Source, group_size
+from pipeline.distill.feed import Batch, Feed, Source, Start, group_size, in_threads
 from pipeline.distill.meters import Meters, StreamFigures
 from pipeline.distill.output import Output
-from pipeline.distill.predictor import HostPredictor, Predictor, Result
+from pipeline.distill.predictor import HostPredictor, Predictor
 from pipeline.distill.tasks import Task
 from pipeline.store import StoreDescription
 from pipeline.teachers.base import DeviceTeacher, Teacher
@@ -49,7 +50,7 @@ def stream(
     Args:
         tasks: asked for one by one, as the photographs are read ahead.
         source: the photograph of a row of the plan, and its root.
-        threads: that decode and compress.
+        threads: that decode and compress, or processes.
         batch_size: photographs that the teacher is given at once; halved when memory is short. None: a default
             for the teacher's device.
         compiled: whether a teacher on a GPU may spend minutes to be faster afterwards.
@@ -60,14 +61,13 @@ def stream(
         TeacherError: the teacher fails.
         SoftfocusError: the photographs' folder is not there.
     """
-    begin = time.perf_counter()
     meters = Meters()
     batch_size = batch_size or default_batch_size(teacher)
-    predictor = _predictor(teacher, meters, description, batch_size=batch_size, compiled=compiled)
-    ahead = 2 * max(batch_size, threads)
+    sides = _Sides(store, description, source, meters, threads=threads, batch_size=batch_size)
+    manned = sides.by_processes(teacher, compiled) if is_on_gpu(teacher) else sides.by_threads(teacher)
     done = failed = 0
 
-    def figures(output: Output) -> StreamFigures:
+    def figures() -> StreamFigures:
         return StreamFigures(
             done=done,
             failed=failed,
@@ -81,20 +81,16 @@ def stream(
             note=predictor.note,
         )
 
-    with (
-        _quick_switches(),
-        ThreadPoolExecutor(threads, thread_name_prefix="softfocus") as pool,
-        Output(store, description, teacher, pool, meters, room=ahead + predictor.in_flight * batch_size) as output,
-    ):
-        feed = Feed(source, predictor.prepare, pool)
-        with contextlib.closing(feed.batches(tasks, batch_size=batch_size, ahead=ahead)) as batches:
+    with manned as (start, predictor, output, ahead):
+        begin = time.perf_counter()
+        with output, contextlib.closing(Feed(start).batches(tasks, batch_size=batch_size, ahead=ahead)) as batches:
             for batch, results in _predicted(batches, predictor, meters):
                 _put(batch, results, output, group_size(batch_size))
                 done += len(batch.positions)
                 failed += sum(isinstance(result, str) for result in results)
                 if report is not None:
-                    report(figures(output))
-    finished = figures(output)
+                    report(figures())
+        finished = figures()
     if report is not None:
         report(finished)
     return finished
@@ -115,24 +111,73 @@ def is_on_gpu(teacher: Teacher) -> bool:
     return isinstance(teacher, DeviceTeacher) and teacher.device.type == "cuda"
 
 
-def _predictor(
-    teacher: Teacher,
-    meters: Meters,
-    description: StoreDescription,
-    *,
-    batch_size: int,
-    compiled: bool,
-) -> Predictor:
-    if isinstance(teacher, DeviceTeacher) and is_on_gpu(teacher):
-        from pipeline.distill.device.predictor import DevicePredictor
+class _Out(Protocol):
+    """See `pipeline.distill.output.Output`."""
 
-        return DevicePredictor(teacher, meters, description, batch_size=batch_size, compiled=compiled)
-    return HostPredictor(teacher, meters)
+    shards: int
+    bytes: int
+    labelled: int
+    failures: dict[int, str]
+
+    def begin(self, task: Task) -> None: ...
+    def put(self, positions: list[int], results: list[Any]) -> None: ...
+    def end(self) -> None: ...
+    def __enter__(self) -> Any: ...
+    def __exit__(self, *error: Any) -> None: ...
 
 
-def _predicted(
-    batches: Iterable[Batch], predictor: Predictor, meters: Meters
-) -> Iterator[tuple[Batch, list[Result | str]]]:
+class _Manned(NamedTuple):
+    """What is before, at and behind the teacher, and how many photographs are prepared ahead of it."""
+
+    start: Start
+    predictor: Predictor
+    output: _Out
+    ahead: int
+
+
+class _Sides:
+    """The two ways to do what is before and behind a teacher."""
+
+    def __init__(
+        self,
+        store: Path,
+        description: StoreDescription,
+        source: Source,
+        meters: Meters,
+        *,
+        threads: int,
+        batch_size: int,
+    ) -> None:
+        self._store, self._description, self._source, self._meters = store, description, source, meters
+        self._threads, self._batch_size = threads, batch_size
+
+    @contextlib.contextmanager
+    def by_threads(self, teacher: Teacher) -> Iterator[_Manned]:
+        ahead = 2 * max(self._batch_size, self._threads)
+        predictor = HostPredictor(teacher, self._meters)
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="softfocus") as pool:
+            output = Output(self._store, self._description, teacher, pool, self._meters, room=ahead)
+            yield _Manned(in_threads(pool, self._source, predictor.prepare), predictor, output, ahead)
+
+    @contextlib.contextmanager
+    def by_processes(self, teacher: Any, compiled: bool) -> Iterator[_Manned]:
+        from pipeline.distill.crew.captain import Captain
+        from pipeline.distill.crew.feed import Decoder
+        from pipeline.distill.crew.shards import Shards
+        from pipeline.distill.device.predictor import DevicePredictor, page_lock
+
+        in_work = group_size(self._batch_size) * self._threads  # photographs, if all hands decode
+        with Captain(self._threads, self._meters, page_lock(teacher.device)) as captain:
+            predictor = DevicePredictor(
+                teacher, self._meters, self._description, captain, batch_size=self._batch_size, compiled=compiled
+            )
+            room = 4 * self._batch_size + 3 * in_work
+            output = Shards(self._store, self._description, teacher, captain, self._meters, room=room)
+            captain.until(captain.is_ready)
+            yield _Manned(Decoder(captain, self._source), predictor, output, 2 * self._batch_size + in_work)
+
+
+def _predicted(batches: Iterable[Batch], predictor: Predictor, meters: Meters) -> Iterator[tuple[Batch, list[Any]]]:
     """Batches with a result, or the reason why there is none, for each photograph; in order."""
     waiting: deque[tuple[Batch, list[Any], Any]] = deque()
     for batch in batches:
@@ -147,29 +192,17 @@ def _predicted(
         yield _collected(*waiting.popleft(), predictor)
 
 
-def _collected(
-    batch: Batch, images: list[Any], submitted: Any, predictor: Predictor
-) -> tuple[Batch, list[Result | str]]:
+def _collected(batch: Batch, images: list[Any], submitted: Any, predictor: Predictor) -> tuple[Batch, list[Any]]:
     results = iter([] if submitted is None else predictor.collect(submitted))
+    batch.release()
     return batch, [image if isinstance(image, str) else next(results) for image in images]
 
 
-def _put(batch: Batch, results: list[Result | str], output: Output, step: int) -> None:
-    """A batch's results to the threads that compress and write."""
+def _put(batch: Batch, results: list[Any], output: _Out, step: int) -> None:
+    """A batch's results to those that compress and write."""
     if batch.first:
         output.begin(batch.task)
     for start in range(0, len(results), step):
         output.put(batch.positions[start : start + step], results[start : start + step])
     if batch.last:
         output.end()
-
-
-@contextlib.contextmanager
-def _quick_switches() -> Iterator[None]:
-    """Let Python's threads take turns more often: the one that feeds the GPU must not wait for those that decode."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(0.0005)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before)

@@ -21,7 +21,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.distill.crew.captain import CrewDied
 from pipeline.distill.meters import StreamFigures
+from pipeline.distill.orphan import end_without
 from pipeline.distill.presence import in_work
 from pipeline.distill.stream import compiling_pays, stream
 from pipeline.distill.tasks import Errand, Task, stamp
@@ -48,7 +50,6 @@ ATTEMPTS = 3
 """A shard over which this many workers died is left out."""
 
 REPORT_S = 0.25
-ORPHAN_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -127,14 +128,7 @@ def begin(driver: Connection, parent: int) -> None:
     global _driver  # the process's one line to its driver, as a connection cannot come with a call
     _driver = driver
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_without, args=(parent,), name="softfocus-orphan", daemon=True).start()
-
-
-def _end_without(parent: int) -> None:
-    """End the process soon after the driver was killed, whatever it is at: loky would have it wait for ever."""
-    while os.getppid() == parent:
-        time.sleep(ORPHAN_S)
-    os._exit(1)
+    end_without(parent)  # loky would have it wait for ever
 
 
 def serve(order: Order) -> None:
@@ -165,7 +159,7 @@ def serve(order: Order) -> None:
                 )
                 before = added(before, figures)
                 _send(_driver, before)
-    except _Dismissed:
+    except (_Dismissed, CrewDied):  # who helps it and dies takes it along, and it is replaced
         os._exit(1)  # loky would have it wait for another call
     finally:
         _driver.close()

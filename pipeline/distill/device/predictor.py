@@ -8,30 +8,35 @@ the same steps run one after the other.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.distill.device import jpeg, plain
+from pipeline.distill.crew.captain import Captain
+from pipeline.distill.crew.feed import Decoded
+from pipeline.distill.crew.memory import Bytes, PageLock, Slab
+from pipeline.distill.crew.messages import Pack
+from pipeline.distill.crew.shards import Landing, Mapped
+from pipeline.distill.device import plain
 from pipeline.distill.device.plain import Placed
 from pipeline.distill.meters import Meters
-from pipeline.distill.photographs import prepare, resize
-from pipeline.distill.predictor import Halving, Result, check_maps
-from pipeline.images import read_image
-from pipeline.store import Arranged, Codec, DType, StoreDescription
+from pipeline.distill.output import NO_VALUE
+from pipeline.distill.predictor import Halving, check_maps
+from pipeline.store import Codec, DType, StoreDescription, encode
+from pipeline.store.codec import arrange
 from pipeline.teachers.base import DeviceTeacher, one_line
 
-__all__ = ["DevicePredictor"]
+__all__ = ["DevicePredictor", "page_lock"]
 
-# A photograph of at most so many times the label's bytes goes up as it is; a larger one is resized before.
-_LARGEST_UPLOAD = 4
+_POLL_S = 0.001
+_STAGED = "the GPU cannot reach memory that processes share (cudaHostRegister), so pixels and maps are copied once more"
 
 _Mark = torch.cuda.Event | float
 """A moment: on a GPU an event in a stream, else a time in seconds."""
@@ -44,15 +49,19 @@ class _Part:
     Attributes:
         count: of the photographs; tensors may hold more.
         pixels: uint8 (B, h, w, 3); maps: float32 (B, h, w). Both on the device.
-        arranged, facts: on the host once `marks` are past: bytes (B, n), and offset, scale and largest value
-            of each map, (B, 3).
+        staged: once `marks` are past, what is to be copied to `landing`.
+        landing: once `marks` are past, the bytes of the maps, one every `Pack.room(size)`.
+        size: bytes of a map.
+        facts: on the host, likewise: offset, scale and largest value of each map, (B, 3).
         marks: begin and end of the upload, of the resize, the teacher and the quantisation, of the download.
     """
 
     count: int
     pixels: torch.Tensor
     maps: torch.Tensor
-    arranged: torch.Tensor
+    staged: torch.Tensor | None
+    landing: Landing
+    size: int
     facts: torch.Tensor
     marks: list[_Mark]
 
@@ -67,18 +76,20 @@ class DevicePredictor:
         teacher: DeviceTeacher,
         meters: Meters,
         description: StoreDescription,
+        captain: Captain,
         *,
         batch_size: int,
         compiled: bool,
     ) -> None:
         """`compiled`: the teacher may spend minutes to be faster afterwards; short batches are then filled up."""
-        self._teacher, self._meters = teacher, meters
+        self._teacher, self._meters, self._captain = teacher, meters, captain
         self._dtype: DType = description.dtype
         self._codec: Codec = description.codec
         self._fill_to = batch_size if compiled else 1
         self._halving = Halving(teacher)
         self._lanes = _Lanes(teacher.device)
-        self._resize, self._arrange, self._note = _best_steps(teacher.device)
+        self._resize, self._arrange, slower = _best_steps(teacher.device)
+        self._slower = {slower} - {""}
         if compiled:
             teacher.compile()
 
@@ -90,35 +101,9 @@ class DevicePredictor:
     @property
     def note(self) -> str:
         """What is slower than it could be, and why; empty if nothing is."""
-        return "; ".join(filter(None, (self._note, getattr(self._teacher, "note", ""))))
+        return "; ".join(filter(None, (*sorted(self._slower), getattr(self._teacher, "note", ""))))
 
-    def prepare(self, path: Path, sha256: bytes, size: tuple[int, int], *, root: Path) -> torch.Tensor | str:
-        """A photograph, uint8 (H, W, 3), in memory that the device can read, or the reason why there is none."""
-        return prepare(path, sha256, size, root=root, decode=self._decode, meters=self._meters)
-
-    def _decode(self, content: bytes, name: str, size: tuple[int, int]) -> torch.Tensor:
-        """Not resized here, unless it is much larger than the label: the result is the same."""
-        found = jpeg.look(content, size)
-        if found is not None and self._may_go_up(found.height, found.width, size):
-            with self._meters.measure("decode"), contextlib.suppress(ValueError):  # who is damaged is told below
-                pixels = self._lanes.on_host((found.height, found.width, 3), torch.uint8)
-                jpeg.decode_into(content, found, pixels.numpy())
-                return pixels
-        with self._meters.measure("decode"):
-            image = read_image(content, name=name, at_least=size)
-        if not self._may_go_up(image.shape[0], image.shape[1], size):
-            with self._meters.measure("resize"):
-                image = resize(image, size)
-        with self._meters.measure("copy"):
-            pixels = self._lanes.on_host(image.shape, torch.uint8)
-            pixels.numpy()[:] = image
-            return pixels
-
-    @staticmethod
-    def _may_go_up(height: int, width: int, size: tuple[int, int]) -> bool:
-        return height * width <= _LARGEST_UPLOAD * size[0] * size[1]
-
-    def submit(self, images: list[torch.Tensor], size: tuple[int, int]) -> list[_Part]:
+    def submit(self, images: list[Decoded], size: tuple[int, int]) -> list[_Part]:
         """Start on photographs; the device is still at it when this returns.
 
         Raises:
@@ -126,12 +111,12 @@ class DevicePredictor:
         """
         return self._halving.run(images, size, lambda part: self._start(part, size))
 
-    def collect(self, submitted: list[_Part]) -> list[Result]:
-        """Waits for the device."""
+    def collect(self, submitted: list[_Part]) -> list[Mapped | str]:
+        """Waits for the device; the photographs' memory is free then."""
         return [result for part in submitted for result in self._finish(part)]
 
     @torch.inference_mode()
-    def _start(self, images: Sequence[torch.Tensor], size: tuple[int, int]) -> _Part:
+    def _start(self, images: Sequence[Decoded], size: tuple[int, int]) -> _Part:
         lanes = self._lanes
         with lanes.upload():
             marks = [lanes.mark()]
@@ -147,27 +132,51 @@ class DevicePredictor:
             marks.append(lanes.mark())
             facts = plain.numbers(maps, self._dtype)
             arranged = self._arrange(maps, facts, self._dtype, self._codec)
+            size_of_map = arranged.shape[1]
+            arranged = torch.nn.functional.pad(arranged[: len(images)], (0, Pack.room(size_of_map) - size_of_map))
             marks.append(lanes.mark())
+        slab = self._captain.slabs.take(arranged.numel())
         with lanes.download(after=marks[-1], uses=[arranged, facts]):
             marks.append(lanes.mark())
-            arranged, facts = lanes.fetch(arranged), lanes.fetch(facts)
+            if slab.unlock is None:  # what goes down is copied once more, when it is there
+                staged = lanes.fetch(arranged)
+                self._slower.add(_STAGED)
+            else:
+                staged = None
+                torch.from_numpy(slab.data[: arranged.numel()]).copy_(arranged.view(-1), non_blocking=True)
+            facts = lanes.fetch(facts)
             marks.append(lanes.mark())
-        return _Part(len(images), resized, maps, arranged, facts, marks)
+        return _Part(len(images), resized, maps, staged, Landing(slab, len(images)), size_of_map, facts, marks)
 
-    def _finish(self, part: _Part) -> Iterator[Result]:
+    def _finish(self, part: _Part) -> Iterator[Mapped | str]:
         with self._meters.measure("waiting for the teacher"):
-            _wait(part.marks[-1])
+            self._captain.attend()
+            while not _is_past(part.marks[-1]):
+                self._captain.attend(_POLL_S)
+        if part.staged is not None:
+            with self._meters.measure("copy"):
+                part.landing.slab.data[: part.staged.numel()] = part.staged.numpy().reshape(-1)
         steps = zip(part.marks, part.marks[1:], strict=False)
         names = ("copy", None, "resize", "teacher", "quantise", None, "copy")
         for name, (begin, end) in zip(names, steps, strict=True):
             if name:
                 self._meters.add(name, _seconds(begin, end))
-        arranged = part.arranged.numpy()
         for number, (offset, scale, highest) in enumerate(part.facts[: part.count].tolist()):
+            start = number * Pack.room(part.size)
             if math.isfinite(offset) and math.isfinite(highest):
-                yield Arranged(arranged[number], offset, scale, 0)
+                yield Mapped(part.landing, start, part.size, offset, scale, 0)
             else:
-                yield self._looked_at(part, number)
+                yield self._quantised(part, start, self._looked_at(part, number))
+
+    def _quantised(self, part: _Part, start: int, values: npt.NDArray[np.float32]) -> Mapped | str:
+        """A map that the device could not quantise, put where it would have put it."""
+        encoded = encode(values, self._dtype)
+        if encoded.invalid_count == values.size:
+            part.landing.leave(1, self._captain)
+            return NO_VALUE
+        codes = np.frombuffer(arrange(encoded.codes, self._codec), np.uint8)
+        part.landing.slab.data[start : start + part.size] = codes
+        return Mapped(part.landing, start, part.size, encoded.offset, encoded.scale, encoded.invalid_count)
 
     def _looked_at(self, part: _Part, number: int) -> npt.NDArray[np.float32]:
         """A map that is not finite throughout, for the host's code to quantise."""
@@ -230,20 +239,57 @@ class _Lanes:
             yield
 
 
-def _uploaded(images: Sequence[torch.Tensor], device: torch.device) -> tuple[torch.Tensor, list[Placed]]:
-    """All pixels in one buffer of bytes on the device, and where each photograph is in it."""
-    pixels = torch.empty(sum(image.numel() for image in images), dtype=torch.uint8, device=device)
+def _uploaded(images: Sequence[Decoded], device: torch.device) -> tuple[torch.Tensor, list[Placed]]:
+    """All pixels in one buffer of bytes on the device, and where each photograph is in it.
+
+    Photographs that follow each other in the host's memory go up together.
+    """
+    sizes = [image.height * image.width * 3 for image in images]
+    pixels = torch.empty(sum(sizes), dtype=torch.uint8, device=device)
     placed, start = [], 0
-    for image in images:
-        pixels[start : start + image.numel()].copy_(image.view(-1), non_blocking=True)
-        placed.append((start, image.shape[0], image.shape[1]))
-        start += image.numel()
+    for image, size in zip(images, sizes, strict=True):
+        placed.append((start, image.height, image.width))
+        start += size
+    for slab, together in itertools.groupby(range(len(images)), key=lambda number: images[number].slab):
+        numbers = list(together)
+        first, begin, length = images[numbers[0]].start, placed[numbers[0]][0], sum(sizes[n] for n in numbers)
+        source = _reachable(slab, torch.from_numpy(slab.data[first : first + length]))
+        pixels[begin : begin + length].copy_(source, non_blocking=True)
     return pixels, placed
 
 
-def _wait(mark: _Mark) -> None:
-    if isinstance(mark, torch.cuda.Event):
-        mark.synchronize()
+def _reachable(slab: Slab, part: torch.Tensor) -> torch.Tensor:
+    return part.pin_memory() if slab.unlock is None else part
+
+
+def page_lock(device: torch.device) -> PageLock:
+    """What lets a GPU reach slabs by itself."""
+
+    def nothing() -> None:
+        pass
+
+    def lock(data: Bytes) -> Callable[[], None] | None:
+        runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+        address, portable = data.ctypes.data, 1
+        with torch.cuda.device(device):
+            status = runtime.cudaHostRegister(address, data.nbytes, portable)
+            if getattr(status, "value", status) != 0:
+                with contextlib.suppress(RuntimeError):  # the failure is still to be told to who asks next: here
+                    torch.zeros(1, device=device).add_(1)
+                return None
+
+        def unlock() -> None:
+            with contextlib.suppress(RuntimeError):  # of a device that has failed
+                torch.cuda.synchronize(device)  # a run that was interrupted may have copies on their way
+            runtime.cudaHostUnregister(address)
+
+        return unlock
+
+    return lock if device.type == "cuda" else lambda data: nothing
+
+
+def _is_past(mark: _Mark) -> bool:
+    return bool(mark.query()) if isinstance(mark, torch.cuda.Event) else True  # type: ignore[no-untyped-call]
 
 
 def _seconds(begin: _Mark, end: _Mark) -> float:
