@@ -100,7 +100,7 @@ def compare_loading(
         prepared = {way: Photographs(samples, labels, size=size) for way, labels in readers.items()}
         place = Path(folder) / "cache"
         cache = Batches(prepared[STORE], device=torch.device("cpu"), cache_gib=0, folder=place, workers=1)
-        mapped = open_cache(place, prepared[STORE], prepare=cache.prepared)
+        mapped = open_cache(place, prepared[STORE].facts, count=len(samples), prepare=cache.prepared)
         rows = _shuffled(len(samples))
         ways: dict[str, Callable[[], object]] = {
             DEPTH_FILE: _each(samples, lambda sample: files[sample.id]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from pipeline.datasets import index
 from pipeline.distill import label
 from pipeline.manifest import Sample, write_manifest
 from pipeline.synthetic import synthesize
-from pipeline.teachers import load_teacher, register_kind
+from trainer.teach import load_demo
 
 __all__ = ["render", "store_depth"]
 
@@ -25,7 +24,5 @@ def render(folder: Path, *, count: int, size: tuple[int, int] = (427, 640)) -> P
 def store_depth(samples: Sequence[Sample], folder: Path) -> Path:
     """A label store of some samples of one manifest, by the demo's teacher."""
     write_manifest(folder / "chosen.jsonl", samples, root=samples[0].root)
-    register_kind("demo", "trainer.teach:load_demo")
-    load = functools.partial(load_teacher, "demo", device="auto")
-    label(folder / "chosen.jsonl", folder / "labels", load_teacher=load, asked="demo")
+    label(folder / "chosen.jsonl", folder / "labels", load_teacher=lambda: load_demo("demo"))
     return folder / "labels"

@@ -14,6 +14,7 @@ step plus the teacher's forward pass, which is timed alone.
 
 from __future__ import annotations
 
+import importlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -23,21 +24,21 @@ from typing import Any
 import msgspec
 import torch
 import torch.nn.functional as F
-from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
-from benchmarks.architectures import create_teacher
 from benchmarks.busy import busy_share
+from benchmarks.label import make_teacher
 from benchmarks.rounds import seconds_a_call, seconds_of_each
 from pipeline.contract import LabelReader, Sample
+from pipeline.teachers.hf_folder import quiet
 from trainer.augment import Draws, Inputs, draw
 from trainer.batch import Batch
 from trainer.config import Config
-from trainer.data import Batches, Order, Photographs
-from trainer.model import create_student
-from trainer.optimiser import create_optimiser
+from trainer.data import Batches, Photographs
+from trainer.model import build_student
+from trainer.order import Order
 from trainer.processes import Processes
-from trainer.step import Stepper
+from trainer.step import Stepper, create_stepper
 
 __all__ = ["OnlineRow", "StepReport", "StepRow", "measure_steps"]
 
@@ -111,7 +112,7 @@ def measure_steps(
         reader: their depth.
         config: of the training run.
         device: where it runs.
-        teachers: sizes, see `benchmarks.architectures`.
+        teachers: sizes, see `benchmarks.label.ARCHITECTURES`.
         teacher_size: side of the teacher's input.
         label_rates: stage 1's measured images a second by teacher, for the break-even.
         rounds: turns.
@@ -142,7 +143,7 @@ def measure_steps(
         }
         for name, way in zip(teachers, online, strict=True):
             say(f"teacher {name}: building and warming up")
-            teacher = _Teacher(name, device, teacher_size)
+            teacher = _Teacher(name, device, teacher_size, Path(folder) / name)
             teacher.depth(fixed.images)
             ways[way] = _loop(steppers[way], on_device, config, samples, device, teacher.depth)
             ways[f"teacher {name} alone"] = _forward(teacher, fixed.images)
@@ -180,14 +181,7 @@ def _online(name: str, times: dict[str, float], batch: int, label_rate: float | 
 
 def _stepper(config: Config, device: torch.device) -> Stepper:
     """A student in training as `trainer.train` makes it, with random weights."""
-    settings = config.student
-    student = create_student(
-        settings.name, encoder=settings.encoder, channels=settings.channels, context=settings.context
-    ).to(device)
-    if config.channels_last and device.type == "cuda":
-        student = student.to(memory_format=torch.channels_last)
-    ema = ModelEmaV3(student, decay=config.optimiser.ema, use_warmup=True, warmup_power=0.75)
-    return Stepper(student.train(), create_optimiser(student, config), ema, config, Processes(str(device)))
+    return create_stepper(build_student(config.student), config, Processes(str(device)))
 
 
 class _BareStepper(Stepper):
@@ -209,8 +203,12 @@ class _BareStepper(Stepper):
 class _Teacher:
     """A frozen depth network as stage 1 runs it: bfloat16 weights and compiled on a GPU."""
 
-    def __init__(self, name: str, device: torch.device, size: int) -> None:
-        network: nn.Module = create_teacher(name).to(device).requires_grad_(False)
+    def __init__(self, name: str, device: torch.device, size: int, folder: Path) -> None:
+        transformers: Any = importlib.import_module("transformers")  # its types lag behind it
+        make_teacher(folder, name, size)
+        with quiet():
+            network: nn.Module = transformers.DepthAnythingForDepthEstimation.from_pretrained(folder)
+        network = network.eval().to(device).requires_grad_(False)
         self._dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         network = network.to(dtype=self._dtype).to(memory_format=torch.channels_last)
         self._network: Any = torch.compile(network, dynamic=False) if device.type == "cuda" else network

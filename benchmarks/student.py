@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.rounds import seconds_of_each
 from trainer.config import load_config
 from trainer.fusion import fuse_batch_norm
-from trainer.model import create_student
+from trainer.model import build_student
 
 __all__ = ["REFERENCE", "RateRow", "SizeRow", "count_size", "measure_rates"]
 
@@ -114,10 +114,7 @@ def measure_rates(
 
 
 def _create(name: str) -> nn.Module:
-    settings = load_config(preset=name).student
-    return create_student(
-        settings.name, encoder=settings.encoder, channels=settings.channels, context=settings.context
-    ).eval()
+    return build_student(load_config(preset=name).student).eval()
 
 
 def _forward(

@@ -26,9 +26,8 @@ from pipeline.distill import LabelProgress, LabelSummary, label
 from pipeline.distill.processes import Processes
 from pipeline.distill.worker import Order
 from pipeline.provenance import Provenance
-from pipeline.teachers import load_teacher
 
-__all__ = ["SlowTeacher", "WorkersRow", "compare_workers", "load_any", "slow_teacher", "table"]
+__all__ = ["SlowTeacher", "WorkersRow", "compare_workers", "slow_teacher"]
 
 PHOTOGRAPH = (427, 640)
 
@@ -138,21 +137,6 @@ def _row(workers: int, jobs: list[_Job], single: list[_Job]) -> WorkersRow:
 def _waiting(summary: LabelSummary) -> float:
     waited = sum(summary.stage_seconds[f"waiting for {what}"] for what in ("images", "the writer"))
     return waited * summary.rate / summary.labelled / summary.workers
-
-
-def table(rows: list[WorkersRow]) -> list[str]:
-    """As Markdown."""
-    head = "| Workers | photographs | maps/s | speed-up | in the middle | speed-up | waiting |"
-    return [head, "|---|---|---|---|---|---|---|"] + [
-        f"| {row.workers} | {row.photographs} | {row.rate:.1f} | {row.speed_up:.2f} | {row.middle_rate:.1f} "
-        f"| {row.middle_speed_up:.2f} | {row.waiting:.0%} |"
-        for row in rows
-    ]
-
-
-def load_any(name: str, *, device: str) -> Any:
-    """`load_teacher`, as a function that worker processes find."""
-    return load_teacher(name, device=device)
 
 
 def slow_teacher(seconds: float, *, device: str) -> SlowTeacher:

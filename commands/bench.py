@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
 
 from commands import bench_training
-from commands.console import PATH, device_option, json_option, say, show_result
+from commands.console import PATH, device_option, json_option, markdown_table, say, show_result
+from commands.teacher import load_any_teacher
 from commands.workers import list_devices
 
 
@@ -36,16 +39,11 @@ def plan(samples: int, folder: Path | None, as_json: bool) -> None:
     from benchmarks.plan import LIMIT_MIB, LIMIT_S, measure_plan
 
     rows = measure_plan(samples, folder)
-    lines = [
-        "| Step | samples | shards done | seconds | CPU seconds | peak MiB | within limits |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {row.step} | {row.samples} | {row.shards} | {row.seconds:.1f} | {row.cpu_seconds:.1f} | {row.peak_mib:.0f} "
-        f"| {'yes' if row.within else 'no'} |"
-        for row in rows
-    ]
-    show_result({"limit_s": LIMIT_S, "limit_mib": LIMIT_MIB, "rows": rows}, as_json, lines)
+    cells = [["Step", "samples", "shards done", "seconds", "CPU seconds", "peak MiB", "within limits"]]
+    for row in rows:
+        times = f"{row.seconds:.1f}", f"{row.cpu_seconds:.1f}", f"{row.peak_mib:.0f}"
+        cells.append([row.step, f"{row.samples}", f"{row.shards}", *times, "yes" if row.within else "no"])
+    show_result({"limit_s": LIMIT_S, "limit_mib": LIMIT_MIB, "rows": rows}, as_json, markdown_table(cells))
 
 
 @bench.command()
@@ -71,11 +69,8 @@ def workers(device: str, processes: int, teacher: str, folder: Path | None, as_j
       softfocus bench workers --device cuda:0,cuda:1
       softfocus bench workers --device cpu --processes 2 --photographs 2560 --teacher slow:0.01
     """
-    import functools
-    from tempfile import TemporaryDirectory
-
     from benchmarks.label import ARCHITECTURES, make_teacher
-    from benchmarks.workers import compare_workers, load_any, slow_teacher, table
+    from benchmarks.workers import compare_workers, slow_teacher
 
     devices = list_devices(device) * processes
     if len(devices) < 2:
@@ -85,14 +80,15 @@ def workers(device: str, processes: int, teacher: str, folder: Path | None, as_j
         if teacher in ARCHITECTURES:
             make_teacher(place / "teacher", teacher, 518)
             teacher = f"hf:{place / 'teacher'}"
-        slow = teacher.startswith("slow:")
-        load = (
-            functools.partial(slow_teacher, float(teacher.removeprefix("slow:")))
-            if slow
-            else functools.partial(load_any, teacher)
-        )
+        load = functools.partial(load_any_teacher, teacher)
+        if teacher.startswith("slow:"):
+            load = functools.partial(slow_teacher, float(teacher.removeprefix("slow:")))
         rows = compare_workers(load, devices, place, say=say, **options)
-    show_result({"devices": devices, "rows": rows}, as_json, table(rows))
+    cells = [["Workers", "photographs", "maps/s", "speed-up", "in the middle", "speed-up", "waiting"]]
+    for row in rows:
+        rates = f"{row.rate:.1f}", f"{row.speed_up:.2f}", f"{row.middle_rate:.1f}", f"{row.middle_speed_up:.2f}"
+        cells.append([f"{row.workers}", f"{row.photographs}", *rates, f"{row.waiting:.0%}"])
+    show_result({"devices": devices, "rows": rows}, as_json, markdown_table(cells))
 
 
 @bench.command()
@@ -102,7 +98,7 @@ def workers(device: str, processes: int, teacher: str, folder: Path | None, as_j
 @click.option("--count", type=click.IntRange(min=1), default=60, show_default=True, help="Photographs, evenly spread.")
 @click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True, help="Turns of the timing.")
 @json_option
-def codec(manifest: Path, teacher: str, card: str | None, count: int, repeats: int, as_json: bool) -> int:
+def codec(manifest: Path, teacher: str, card: str | None, count: int, repeats: int, as_json: bool) -> None:
     """What a stored map costs in bytes, error and time, beside 16-bit and 8-bit PNG.
 
     \b
@@ -110,25 +106,20 @@ def codec(manifest: Path, teacher: str, card: str | None, count: int, repeats: i
       softfocus bench codec cuhk.jsonl --teacher onnx:tcmonodepth_small.onnx --card tcmonodepth
     """
     from benchmarks.codec import compare_codecs, predict_maps
-    from commands.teacher import load_any_teacher
     from pipeline.manifest import read_manifest
 
     samples = read_manifest(manifest)
     chosen = samples[:: max(1, len(samples) // count)][:count]
     say(f"{len(chosen)} photographs, teacher {teacher}")
     rows = compare_codecs(predict_maps(chosen, load_any_teacher(teacher, card=card)), repeats=repeats)
-    lines = [
-        "| Format | KiB a map | of PNG-16 | largest error / range | mean error / range | write | read |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    cells = [["Format", "KiB a map", "of PNG-16", "largest error / range", "mean error / range", "write", "read"]]
     for row in rows:
         read = f"{row.read_speed:.1f} x" if row.read_speed else ""
-        lines.append(
-            f"| {row.format} | {row.bytes / 1024:.0f} | {row.size:.2f} | {row.largest_error:.2e} | "
-            f"{row.mean_error:.2e} | {row.write_speed:.1f} x | {read} |"
+        errors = f"{row.largest_error:.2e}", f"{row.mean_error:.2e}"
+        cells.append(
+            [row.format, f"{row.bytes / 1024:.0f}", f"{row.size:.2f}", *errors, f"{row.write_speed:.1f} x", read]
         )
-    show_result({"maps": len(chosen), "rows": rows}, as_json, lines)
-    return 0
+    show_result({"maps": len(chosen), "rows": rows}, as_json, markdown_table(cells))
 
 
 @bench.command(name="label")
@@ -149,7 +140,7 @@ def codec(manifest: Path, teacher: str, card: str | None, count: int, repeats: i
 @click.option("--folder", type=PATH, help="Where photographs and stores are made and removed. [default: temporary]")
 @device_option
 @json_option
-def label_(photographs: int, large: int, shrink: int, folder: Path | None, as_json: bool, **options: Any) -> int:
+def label_(photographs: int, large: int, shrink: int, folder: Path | None, as_json: bool, **options: Any) -> None:
     """The rate of `softfocus label` beside the bare rate of its teacher, and which stage limits it.
 
     \b
@@ -158,8 +149,6 @@ def label_(photographs: int, large: int, shrink: int, folder: Path | None, as_js
       softfocus bench label --architecture large --photographs 4000 --large 1500
       softfocus bench label --architecture tiny --side 28 --photographs 40 --large 0 --no-compile --device cpu
     """
-    from tempfile import TemporaryDirectory
-
     from benchmarks.label import Plan, measure_label, table
 
     sizes = ((427, 640, photographs), (3000, 4000, large))
@@ -167,7 +156,6 @@ def label_(photographs: int, large: int, shrink: int, folder: Path | None, as_js
     with TemporaryDirectory(prefix="softfocus-label-", dir=folder) as place:
         report = measure_label(Plan(sizes=chosen, **options), Path(place), say=say)
     show_result(report, as_json, table(report))
-    return 0
 
 
 @bench.command()

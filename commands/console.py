@@ -67,6 +67,12 @@ def table(rows: Iterable[Iterable[str]]) -> list[str]:
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in cells]
 
 
+def markdown_table(rows: Iterable[Iterable[str]]) -> list[str]:
+    """Rows of cells, the heading first, as lines of Markdown."""
+    heading, *others = [f"| {' | '.join(row)} |" for row in rows]
+    return [heading, "|" + "---|" * (heading.count("|") - 1), *others]
+
+
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     import csv
 

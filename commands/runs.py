@@ -22,13 +22,13 @@ from commands.console import (
     show_result,
     table,
 )
-from commands.training import config_from, config_options
+from commands.training import config_from, config_options, labels_options
 
 figure_option = click.option(
     "--figure",
     default="mae",
     show_default=True,
-    help="mae, f, iou or depth; of an evaluation also PROTOCOL.MEASURE, such as paper.f_adaptive.",
+    help="mae, f, iou, depth or soft_blur; of an evaluation also PROTOCOL.MEASURE, such as paper.f_adaptive.",
 )
 evaluation_option = click.option(
     "--evaluation", help="A saved evaluation, such as test. [default: training's own validation]"
@@ -206,8 +206,7 @@ def compare(a: tuple[Path, ...], b: tuple[Path, ...], as_json: bool, **options: 
 
 @click.command()
 @click.argument("manifest", type=PATH)
-@click.option("--labels", type=PATH, help="The label store. Without it: no depth.")
-@click.option("--blur-labels", type=PATH, help="A store of another student's blur, see `label --quantity blur`.")
+@labels_options
 @click.option("-o", "--out", required=True, type=PATH, help="Folder of the sweep; its runs are folders below.")
 @click.option("--seeds", default="0-2", show_default=True, help="Such as 0-4 or 0,3,7.")
 @click.option(

@@ -29,6 +29,25 @@ model_option = click.option(
     type=PATH,
     help="A run folder, a .safetensors file, or lite (shipped).",
 )
+input_size_option = click.option(
+    "--input-size",
+    "input_sizes",
+    type=click.IntRange(min=32),
+    multiple=True,
+    help="Side of the network's input; several are averaged over. [default: the student's own]",
+)
+
+
+def labels_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The stores that a student may learn from."""
+    for option in (
+        click.option(
+            "--blur-labels", type=PATH, help="A store of another student's blur, see `label --quantity blur`."
+        ),
+        click.option("--labels", type=PATH, help="The label store. Without it: no depth."),
+    ):
+        command = option(command)
+    return command
 
 
 def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -64,8 +83,7 @@ def config_from(options: Mapping[str, Any], *, overrides: Iterable[str] = ()) ->
 
 @click.command()
 @click.argument("manifest", type=PATH)
-@click.option("--labels", type=PATH, help="The label store. Without it: no depth.")
-@click.option("--blur-labels", type=PATH, help="A store of another student's blur, see `label --quantity blur`.")
+@labels_options
 @click.option("-o", "--out", required=True, type=PATH, help="The run folder.")
 @config_options
 @click.option("--seed", type=int)
@@ -105,13 +123,7 @@ def train(manifest: Path, labels: Path | None, out: Path, as_json: bool, **optio
 @model_option
 @click.option("--split", type=click.Choice(SPLITS), default="test", show_default=True)
 @click.option("--labels", type=PATH, help="Also compare the student's depth with this store.")
-@click.option(
-    "--input-size",
-    "input_sizes",
-    type=click.IntRange(min=32),
-    multiple=True,
-    help="Side of the network's input; several are averaged over. [default: the student's own]",
-)
+@input_size_option
 @click.option("--per-image", type=PATH, help="Write each image's figures to this CSV file.")
 @device_option
 @json_option
@@ -126,7 +138,7 @@ def evaluate(manifest: Path, as_json: bool, per_image: Path | None, **options: A
       softfocus evaluate cuhk.jsonl --model runs/first --split test --json
     """
     from trainer.evaluate import evaluate
-    from trainer.run import write_evaluation
+    from trainer.run_folder import write_evaluation
 
     with progress_bar("evaluate", "images") as progress:
         report = evaluate(manifest, progress=progress, **options)
@@ -147,13 +159,7 @@ def evaluate(manifest: Path, as_json: bool, per_image: Path | None, **options: A
 @click.option("-o", "--out", required=True, type=PATH, help="Folder of the maps.")
 @model_option
 @click.option("--depth", is_flag=True, help="Also write STEM.depth.png, white = near.")
-@click.option(
-    "--input-size",
-    "input_sizes",
-    type=click.IntRange(min=32),
-    multiple=True,
-    help="Side of the network's input; several are averaged over. [default: the student's own]",
-)
+@input_size_option
 @device_option
 @json_option
 def predict(photographs: tuple[Path, ...], as_json: bool, **options: Any) -> int:

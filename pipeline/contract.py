@@ -7,19 +7,16 @@ from pipeline.errors import SoftfocusError
 from pipeline.files import new_file, sha256_file
 from pipeline.images import read_blur_mask, read_image
 from pipeline.manifest import Sample, read_manifest
-from pipeline.provenance import BLUR_PROBABILITY, INVERSE_DEPTH, QUANTITIES, Provenance
-from pipeline.store import Coverage, LabelReader, coverage
+from pipeline.provenance import BLUR_PROBABILITY, INVERSE_DEPTH, Provenance
+from pipeline.store import LabelReader
 
 __all__ = [
     "BLUR_PROBABILITY",
     "INVERSE_DEPTH",
-    "QUANTITIES",
-    "Coverage",
     "LabelReader",
     "Provenance",
     "Sample",
     "SoftfocusError",
-    "coverage",
     "new_file",
     "read_blur_mask",
     "read_image",

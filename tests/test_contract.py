@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import contract
-from pipeline.contract import LabelReader, coverage, read_blur_mask, read_image, read_manifest
+from pipeline.contract import LabelReader, read_blur_mask, read_image, read_manifest
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,13 +27,13 @@ def test_contract_names_are_all_there() -> None:
     """Each name that is promised can be imported, and no other is."""
     assert sorted(contract.__all__) == sorted(name for name in vars(contract) if not name.startswith("_"))
     assert {"Sample", "read_manifest", "read_image", "read_blur_mask", "LabelReader"} <= set(contract.__all__)
-    assert {"SoftfocusError", "new_file", "coverage"} <= set(contract.__all__)
+    assert {"SoftfocusError", "new_file", "sha256_file"} <= set(contract.__all__)
 
 
 def test_contract_is_enough_to_load_a_training_sample(small_set: Path, small_labels: Path) -> None:
     """Photograph, blur mask and soft label of a sample, joined by its id."""
     samples, reader = read_manifest(small_set, split="train"), LabelReader(small_labels)
-    assert coverage(samples, reader).complete
+    assert not reader.missing(sample.id for sample in samples)
     sample = samples[0]
     image = read_image(sample.image_path)
     assert sample.mask_path is not None

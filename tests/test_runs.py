@@ -33,6 +33,15 @@ def test_runs_are_found_by_folder_pattern_and_parent(make_run: MakeRun, tmp_path
         find_runs([tmp_path / "nothing-*"])
 
 
+def test_a_run_without_masks_is_judged_by_soft_blur(make_run: MakeRun) -> None:
+    """As training chose its best epoch: by soft blur where there are no masks, whatever depth says."""
+    rows = [{"epoch": e, "val_depth": d, "val_soft_blur": b} for e, d, b in ((1, 0.1, 0.3), (2, 0.2, 0.2))]
+    run = read_run(make_run("r", rows=rows))
+    figure = Figure("soft_blur")
+    assert (run.row("best")["epoch"], figure.of(run), figure.lower_is_better) == (2, 0.2, True)
+    assert [each.short for each in usual_figures([run])] == ["val depth best", "val soft_blur best"]
+
+
 def test_a_run_knows_its_best_and_last_epoch(make_run: MakeRun) -> None:
     """The best is the lowest validation MAE; epochs that were not validated do not count."""
     run = read_run(make_run("r", rows=[{"epoch": 1, "val_mae": 0.3}, {"epoch": 2, "val_mae": 0.1}, {"epoch": 3}]))

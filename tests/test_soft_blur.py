@@ -25,10 +25,11 @@ from pipeline.teachers.flip import FlipTeacher
 from trainer.checkpoint import load_student, save_student
 from trainer.config import Config, load_config
 from trainer.coverage import holdings
-from trainer.data import DataError, Photographs, choose_samples, squash
+from trainer.data import Photographs, squash
 from trainer.evaluate import evaluate
 from trainer.label_maps import confidence_map, depth_map, soft_blur_map
 from trainer.model import create_student
+from trainer.sources import DataError, choose_samples
 from trainer.train import train
 
 NAN = np.nan

@@ -20,7 +20,6 @@ import numpy as np
 import pytest
 
 from pipeline.files import FileTaken
-from pipeline.manifest import Sample
 from pipeline.provenance import Provenance
 from pipeline.store import (
     ABSENT,
@@ -36,7 +35,7 @@ from pipeline.store import (
     StoreError,
     check_settings,
     check_teacher,
-    coverage,
+    count_splits,
     create_store,
     decode,
     encode,
@@ -48,6 +47,7 @@ from pipeline.store import (
     read_reasons,
     read_results,
     shard_path,
+    split_table,
     write_generation,
     write_shard,
 )
@@ -829,45 +829,32 @@ def test_labels_pass_unchanged_into_the_next_version_of_a_shard(tmp_path: Path) 
     assert (reader["set/1"] == value_map(1)).all()
 
 
-# Coverage
-
-
-def sample(number: int, split: Any, *, mask: bool, content: str | None = None) -> Sample:
-    return Sample(
-        id=f"set/{number}",
-        image=f"{number}.jpg",
-        mask=f"{number}.png" if mask else None,
-        blur="white" if mask else None,
-        split=split,
-        height=4,
-        width=6,
-        sha256=sha256_of(content or f"photograph {number}"),
+def test_coverage_counts_masks_and_labels_by_split() -> None:
+    """With and without mask, with and without label, and labels of another photograph, for each split that there is."""
+    splits, total = count_splits(
+        splits=np.array([0, 0, 0, 2, 2], np.uint8),
+        masked=np.array([True, True, False, True, False]),
+        labelled=np.array([True, False, True, False, False]),
+        stale=np.array([False, False, False, True, False]),
     )
-
-
-def test_coverage_counts_masks_and_labels_by_split(tmp_path: Path) -> None:
-    """With and without mask, with and without label, and labels of another photograph, for each split."""
-    reader = LabelReader(make_store(tmp_path, 4, failed={1: "broken"}))
-    samples = [
-        sample(0, "train", mask=True),
-        sample(1, "train", mask=True),
-        sample(2, "train", mask=False),
-        sample(3, "test", mask=True, content="retouched since"),
-        sample(9, "test", mask=False),
+    lines = [line.split() for line in split_table([*splits, total])]
+    assert lines == [
+        ["split", "samples", "masks", "labels", "both", "stale"],
+        ["train", "3", "2", "2", "1", "0"],
+        ["test", "2", "1", "0", "0", "1"],
+        ["all", "5", "3", "2", "1", "1"],
     ]
-    report = coverage(samples, reader)
-    train, test = report.splits
-    assert (train.split, train.samples, train.masks, train.labels, train.both, train.stale) == ("train", 3, 2, 2, 1, 0)
-    assert (test.split, test.samples, test.masks, test.labels, test.both, test.stale) == ("test", 2, 1, 0, 0, 1)
-    assert (report.total.split, report.total.samples, report.total.labels) == ("all", 5, 2)
-    assert report.missing == ("set/1", "set/3", "set/9")
-    assert not report.complete
-    assert str(report).splitlines()[0].split() == ["split", "samples", "masks", "labels", "both", "stale"]
-    assert str(report).splitlines()[1].split() == ["train", "3", "2", "2", "1", "0"]
 
 
-def test_coverage_without_a_store_has_no_labels() -> None:
-    """Training on masks alone is reported as such."""
-    report = coverage([sample(0, "val", mask=True)], None)
-    assert (report.total.masks, report.total.labels, report.complete) == (1, 0, False)
-    assert coverage([], None).complete
+def test_plan_matches_ids_with_their_photographs(tmp_path: Path) -> None:
+    """An id that is planned with another photograph has a row and does not match; an unknown one has none."""
+    store = make_store(tmp_path, 2)
+    plan = read_plan(store, read_description(store))
+    asked = Images(
+        ids=np.array([b"set/0", b"set/1", b"set/9"]),
+        sha256=np.stack([plan.sha256[plan.row_of("set/0")], np.zeros(32, np.uint8), np.zeros(32, np.uint8)]),
+        sizes=np.ones((3, 2), np.int32),
+    )
+    rows, same = plan.match(asked)
+    assert (rows >= 0).tolist() == [True, True, False]
+    assert same.tolist() == [True, False, False]

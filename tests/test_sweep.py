@@ -113,14 +113,18 @@ def test_a_value_that_does_not_exist_trains_nothing(small_set: Path, small_label
     assert not (tmp_path / "s").exists()
 
 
+def started(command: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "cli.py", *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
 @pytest.mark.slow
 def test_runs_at_once_survive_a_worker_that_is_killed(small_set: Path, small_labels: Path, tmp_path: Path) -> None:
     """SIGKILL to one of two processes costs its run; the others are made, and the next call makes it up."""
     out = tmp_path / "sweep"
     command = arguments(small_set, small_labels, out, "--seeds", "0-3", "--at-once", 2, "--json", epochs=20)
-    process = subprocess.Popen(
-        [sys.executable, "cli.py", *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = started(command)
     wait_for(lambda: any(out.glob("seed-*/config.yaml")), process)
     os.kill(children(process.pid)[0], signal.SIGKILL)
     stdout, stderr = process.communicate(timeout=300)
@@ -137,9 +141,7 @@ def test_ctrl_c_stops_all_runs_and_they_go_on(small_set: Path, small_labels: Pat
     """Each of two runs at once saves its state, the exit code is 130, and no process is left behind."""
     out = tmp_path / "sweep"
     command = arguments(small_set, small_labels, out, "--seeds", "0-1", "--at-once", 2, "--json", epochs=60)
-    process = subprocess.Popen(
-        [sys.executable, "cli.py", *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = started(command)
     wait_for(lambda: len(list(out.glob("seed-*/metrics.csv"))) == 2, process)
     workers = children(process.pid)
     process.send_signal(signal.SIGINT)

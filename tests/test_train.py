@@ -22,7 +22,8 @@ from trainer.checkpoint import load_state, load_student
 from trainer.config import Config, load_config
 from trainer.device import choose_device
 from trainer.encoders import block_of
-from trainer.initial import blank_student, initial_student
+from trainer.initial import initial_student
+from trainer.model import build_student
 from trainer.optimiser import Schedule, create_optimiser, encoder_blocks
 from trainer.train import TrainProgress, train
 
@@ -223,14 +224,14 @@ def test_frozen_blocks_stay_as_they_are(small_set: Path, tmp_path: Path) -> None
     torch.manual_seed(config.seed)
     before, after = initial_student(config)[0].state_dict(), load_state(tmp_path / "run" / "state.pt")["student"]
     moved = {block_of(name) for name in before if not torch.equal(before[name], after[name])}
-    blocks = encoder_blocks(blank_student(config))
+    blocks = encoder_blocks(build_student(config.student))
     assert moved == {None, *blocks[2:]}
 
 
 def test_deeper_blocks_learn_more_slowly() -> None:
     """Layer-wise decay: each block's rate is a fixed share of the one above; the decoder has all of it."""
     config = quick("optimiser.layer_decay=0.5", "optimiser.encoder_lr=0.8", "optimiser.lr=1.0")
-    student = blank_student(config)
+    student = build_student(config.student)
     optimiser = create_optimiser(student, config)
     rates = {id(p): group["lr_scale"] for group in optimiser.param_groups for p in group["params"]}
     seen = {block_of(name): rates[id(parameter)] for name, parameter in student.named_parameters()}

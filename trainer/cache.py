@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -23,30 +23,28 @@ import torch
 from pipeline.contract import SoftfocusError
 from trainer.batch import Batch
 
-if TYPE_CHECKING:
-    from trainer.data import Photographs
-
 __all__ = ["open_cache"]
 
 FORMAT = 2
 
 
-def open_cache(folder: Path, photographs: Photographs, *, prepare: Callable[[], Iterator[Batch]]) -> Batch:
+def open_cache(folder: Path, facts: list[object], *, count: int, prepare: Callable[[], Iterator[Batch]]) -> Batch:
     """The prepared samples, mapped from `folder`; made there first if need be.
 
     Args:
         folder: of all caches.
-        photographs: what is prepared; its `facts` name the cache.
+        facts: all that decides what the prepared samples are, ready for JSON; they name the cache.
+        count: number of samples.
         prepare: gives the samples in order, a batch of one each.
 
     Raises:
         SoftfocusError: the folder cannot be written or read.
     """
-    name = hashlib.sha256(msgspec.json.encode([FORMAT, photographs.facts])).hexdigest()[:24]
+    name = hashlib.sha256(msgspec.json.encode([FORMAT, facts])).hexdigest()[:24]
     path = folder / f"prepared-{name}"
     try:
         if not path.is_dir():
-            _make(path, len(photographs), prepare)
+            _make(path, count, prepare)
         return _mapped(path)
     except (OSError, ValueError) as error:
         raise SoftfocusError(

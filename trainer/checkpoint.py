@@ -18,12 +18,12 @@ from torch import nn
 
 from pipeline.contract import SoftfocusError, new_file
 from trainer.config import Config
-from trainer.model import create_student
+from trainer.model import build_student
+from trainer.run_folder import BEST, LAST
 
-__all__ = ["BEST", "LAST", "STATE", "CheckpointError", "find_student", "load_state", "load_student"]
+__all__ = ["CheckpointError", "find_student", "load_state", "load_student"]
 __all__ += ["randomness", "restore_randomness", "save_state", "save_student"]
 
-BEST, LAST, STATE = "best.safetensors", "last.safetensors", "state.pt"
 FORMAT = "softfocus-student-1"
 SHIPPED = Path(__file__).parent / "weights"
 
@@ -100,8 +100,7 @@ def load_student(model: Path | str, *, device: torch.device | str = "cpu") -> tu
         raise CheckpointError(f"{path}: holds {found}, not {FORMAT}; give a student that `softfocus train` wrote")
     try:
         config = msgspec.json.decode(metadata["config"], type=Config)
-        build = {key: getattr(config.student, key) for key in ("encoder", "channels", "context")}
-        student = create_student(config.student.name, **build)
+        student = build_student(config.student)
         student.load_state_dict(tensors)
     except (msgspec.ValidationError, KeyError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from pipeline.contract import LabelReader, Sample
 
-__all__ = ["Holdings", "SplitHoldings", "holdings"]
+__all__ = ["Holdings", "SplitHoldings", "holdings", "labelled"]
 
 Flags = npt.NDArray[np.bool_]
 
@@ -36,7 +36,7 @@ class SplitHoldings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Holdings(msgspec.Struct, frozen=True, kw_only=True):
-    """By split; `print` shows it as a table.
+    """What samples have, by split; as text it is a table.
 
     Attributes:
         splits: one entry a split that has samples, in the order of the samples.
@@ -60,8 +60,8 @@ class Holdings(msgspec.Struct, frozen=True, kw_only=True):
 def holdings(samples: Sequence[Sample], depth: LabelReader | None, soft_blur: LabelReader | None) -> Holdings:
     """What each sample has; without a store of a kind no sample has a label of it, and none is asked for."""
     masked = np.array([sample.mask is not None for sample in samples], np.bool_)
-    near, near_stale = _labelled(samples, depth)
-    blur, blur_stale = _labelled(samples, soft_blur)
+    near, near_stale = labelled(samples, depth)
+    blur, blur_stale = labelled(samples, soft_blur)
     asked = [masked, *([near] if depth is not None else []), *([blur] if soft_blur is not None else [])]
     columns = {
         "samples": np.ones(len(samples), np.bool_),
@@ -85,8 +85,8 @@ def holdings(samples: Sequence[Sample], depth: LabelReader | None, soft_blur: La
     )
 
 
-def _labelled(samples: Sequence[Sample], reader: LabelReader | None) -> tuple[Flags, Flags]:
-    """Which samples have a label, and which one of another photograph."""
+def labelled(samples: Sequence[Sample], reader: LabelReader | None) -> tuple[Flags, Flags]:
+    """Which samples have a label, and which have one of another photograph, (M,) each; none without a reader."""
     if reader is None:
         return np.zeros(len(samples), np.bool_), np.zeros(len(samples), np.bool_)
     absent = set(reader.missing(sample.id for sample in samples))

@@ -9,13 +9,11 @@ the seed and the step's number.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import torch
 from joblib import Parallel, delayed
@@ -23,73 +21,24 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.contract import LabelReader, Sample, SoftfocusError, read_blur_mask, read_image
+from pipeline.contract import LabelReader, Sample, read_blur_mask, read_image
 from trainer.batch import Batch, concatenate
 from trainer.cache import open_cache
-from trainer.coverage import Holdings, holdings
 from trainer.label_maps import confidence_map, depth_map, soft_blur_map
 
-__all__ = ["Batches", "DataError", "Order", "Photographs", "choose_samples", "squash", "with_masks"]
-
-
-class DataError(SoftfocusError):
-    """Training data that cannot be used as asked; the message names it and the mend."""
-
-
-def choose_samples(
-    samples: Sequence[Sample],
-    reader: LabelReader | None,
-    *,
-    partial: bool,
-    blur_reader: LabelReader | None = None,
-) -> tuple[list[Sample], Holdings]:
-    """The samples that can be trained on, and what all have.
-
-    Args:
-        samples: that a run may learn from.
-        reader: the store of depth labels, or None.
-        partial: also take samples that lack a mask or a label, for what they have. A label that was made
-            from another photograph counts as lacking.
-        blur_reader: the store of soft blur labels, or None.
-
-    Raises:
-        DataError: something is missing and `partial` is False, or nothing is left to train on.
-    """
-    held = holdings(samples, reader, blur_reader)
-    if held.incomplete and not partial:
-        total = held.total
-        kinds = [f"{total.masks} masks"]
-        kinds += [f"{total.depth} depth labels"] if reader is not None else []
-        kinds += [f"{total.soft_blur} soft blur labels"] if blur_reader is not None else []
-        stale = f" ({total.stale} have labels of another photograph)" if total.stale else ""
-        raise DataError(
-            f"{len(held.incomplete)} of {len(samples)} samples lack a mask or a label, the first is "
-            f"{held.incomplete[0]!r}: {', '.join(kinds)}{stale}; "
-            "label with `softfocus label`, or train on what is there with --partial"
-        )
-    empty = set(held.empty)
-    used = [sample for sample in samples if sample.id not in empty]
-    if not used:
-        raise DataError("nothing to train on: no sample of the training split has a mask or a label")
-    return used, held
-
-
-def with_masks(samples: Sequence[Sample], fraction: float, *, seed: int) -> list[Sample]:
-    """The samples with the masks of all but `fraction` of those that have one taken away.
-
-    Which ones depends on `seed` and the photographs alone: a larger fraction holds the smaller one.
-    """
-    masked = sorted(
-        (s for s in samples if s.mask is not None),
-        key=lambda s: hashlib.sha256(f"{seed}:{s.sha256}".encode()).digest(),
-    )
-    kept = {s.id for s in masked[: max(round(fraction * len(masked)), 1)]}
-    return [s if s.id in kept else msgspec.structs.replace(s, mask=None, blur=None) for s in samples]
+__all__ = ["Batches", "Photographs", "read_mask", "squash"]
 
 
 def squash(image: np.ndarray, size: int, *, resample: Image.Resampling = Image.Resampling.BICUBIC) -> np.ndarray:
     """The whole frame at (size, size), aspect ratio not kept, antialiased. uint8 (H, W, 3), or (H, W) of any kind."""
     return np.array(Image.fromarray(image).resize((size, size), resample))  # a copy that torch may write to
+
+
+def read_mask(sample: Sample) -> np.ndarray | None:
+    """Bool (H, W), True = out of focus; None for a sample without a mask."""
+    if sample.mask_path is None or sample.blur is None:
+        return None
+    return read_blur_mask(sample.mask_path, blur=sample.blur, size=(sample.height, sample.width))
 
 
 class Photographs(Dataset[Batch]):
@@ -143,9 +92,9 @@ class Photographs(Dataset[Batch]):
         return [self.size, readers, labelled, files]
 
     def _mask(self, sample: Sample) -> np.ndarray:
-        if sample.mask_path is None or sample.blur is None:
+        mask = read_mask(sample)
+        if mask is None:
             return np.zeros((self.size, self.size), np.uint8)
-        mask = read_blur_mask(sample.mask_path, blur=sample.blur, size=(sample.height, sample.width))
         return squash(mask.astype(np.uint8) * 255, self.size, resample=Image.Resampling.BOX)
 
 
@@ -158,51 +107,6 @@ def _file_facts(path: Path | None) -> tuple[str, int, int] | None:
         return None
     facts = path.stat()
     return path.name, facts.st_size, facts.st_mtime_ns
-
-
-class Order:
-    """Which samples a step takes: endless passes, each a shuffle of all, cut into batches.
-
-    A function of seed and step alone. With `masked_share`, that share of each batch comes from the samples
-    that have a mask and the rest from the others, each in passes of their own.
-    """
-
-    def __init__(
-        self, samples: Sequence[Sample], *, batch_size: int, seed: int, masked_share: float | None = None
-    ) -> None:
-        everything = list(range(len(samples)))
-        masked = [i for i in everything if samples[i].mask is not None]
-        others = [i for i in everything if samples[i].mask is None]
-        if masked_share is None or not masked or not others:
-            self._pools = [(_Passes(everything, seed), batch_size)]
-        else:
-            count = min(max(round(batch_size * masked_share), 1), batch_size)
-            self._pools = [(_Passes(masked, seed), count), (_Passes(others, seed + 1), batch_size - count)]
-
-    def rows(self, step: int) -> Tensor:
-        """(batch_size,) positions of samples."""
-        return torch.cat([pool.take(step * count, count) for pool, count in self._pools])
-
-
-class _Passes:
-    def __init__(self, positions: Iterable[int], seed: int) -> None:
-        self._positions, self._seed = torch.tensor(list(positions)), seed
-        self._last: tuple[int, Tensor] = (-1, self._positions)
-
-    def take(self, start: int, count: int) -> Tensor:
-        taken, size = [], len(self._positions)
-        while count > 0:
-            number, offset = divmod(start, size)
-            part = self._shuffle(number)[offset : offset + count]
-            taken.append(part)
-            start, count = start + len(part), count - len(part)
-        return torch.cat(taken) if taken else self._positions[:0]
-
-    def _shuffle(self, number: int) -> Tensor:
-        if self._last[0] != number:
-            generator = torch.Generator().manual_seed((self._seed << 20) + number)
-            self._last = number, self._positions[torch.randperm(len(self._positions), generator=generator)]
-        return self._last[1]
 
 
 class Batches:
@@ -278,7 +182,7 @@ class Batches:
 
     def _fill(self) -> Batch:
         if self._folder is not None:
-            cache = open_cache(self._folder, self.photographs, prepare=self.prepared)
+            cache = open_cache(self._folder, self.photographs.facts, count=len(self.photographs), prepare=self.prepared)
         else:
             cache = concatenate(list(self.prepared()))
         if self._keep and self.device.type == "cuda" and cache.bytes * 4 < torch.cuda.mem_get_info(self.device)[0]:

@@ -16,7 +16,6 @@ from torch import nn
 from pipeline.contract import (
     Sample,
     SoftfocusError,
-    read_blur_mask,
     read_image,
     read_manifest,
     sha256_file,
@@ -24,7 +23,7 @@ from pipeline.contract import (
 from trainer.augment import normalise
 from trainer.checkpoint import find_student, load_student
 from trainer.config import Config
-from trainer.data import squash
+from trainer.data import read_mask, squash
 from trainer.device import choose_device
 from trainer.labels import open_labels, require_fresh
 from trainer.metrics import Evaluation
@@ -98,7 +97,7 @@ def evaluate(
     evaluation = Evaluation(protocols=protocols)
     masked = 0
     correlations: list[float] = []
-    images = _ahead(samples, lambda sample: (read_image(sample.image_path), _mask(sample)))
+    images = _ahead(samples, lambda sample: (read_image(sample.image_path), read_mask(sample)))
     for done, (sample, (image, mask)) in enumerate(images, 1):
         blur, depth = predict_maps(student, image, sizes=sizes)
         if mask is not None:
@@ -162,12 +161,6 @@ def predict_maps(student: nn.Module, image: np.ndarray, *, sizes: Sequence[int])
 
 def _averaged(maps: Sequence[np.ndarray], size: int) -> np.ndarray:
     return np.asarray(np.mean([resize_bilinear(m, (size, size)) for m in maps], axis=0, dtype=np.float32))
-
-
-def _mask(sample: Sample) -> np.ndarray | None:
-    if sample.mask_path is None or sample.blur is None:
-        return None
-    return read_blur_mask(sample.mask_path, blur=sample.blur, size=(sample.height, sample.width))
 
 
 def _ahead(samples: Sequence[Sample], read: Callable[[Sample], Any]) -> Iterable[tuple[Sample, Any]]:

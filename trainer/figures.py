@@ -12,9 +12,10 @@ from trainer.runs import Run, RunError
 
 __all__ = ["Figure", "usual_figures"]
 
-VALIDATION = {"mae": "val_mae", "f": "val_f", "f_at_half": "val_f", "iou": "val_iou", "depth": "val_depth"}
+VALIDATION = {"mae": "val_mae", "f": "val_f", "f_at_half": "val_f", "iou": "val_iou"}
+VALIDATION |= {"depth": "val_depth", "soft_blur": "val_soft_blur"}
 PER_IMAGE = {"mae": "mae", "f": "f_at_half", "f_at_half": "f_at_half"}  # means over images, so they have an interval
-LOWER_IS_BETTER = ("mae", "depth", "loss")
+LOWER_IS_BETTER = ("mae", "depth", "soft_blur", "loss")
 TOLERANCE = 1e-3  # of a mean over images against the figure itself: float32, and a file of other weights is farther
 
 
@@ -22,8 +23,8 @@ class Figure(msgspec.Struct, frozen=True):
     """A figure by name.
 
     Attributes:
-        name: in training's validation `mae`, `f`, `iou` (D-DFFNet's protocol) or `depth`, or any column of
-            metrics.csv; in an evaluation `PROTOCOL.MEASURE`, or a measure of the protocol `dffnet` alone, or
+        name: in training's validation `mae`, `f`, `iou` (D-DFFNet's protocol), `depth` or `soft_blur`, or any
+            column of metrics.csv; in an evaluation `PROTOCOL.MEASURE`, or a measure of the protocol `dffnet` alone, or
             `depth.rank_correlation`.
         evaluation: name of a saved evaluation, such as `test`; None for training's own validation.
         epoch: of training's validation, the `best` or the `last` epoch. An evaluation is of the best.
@@ -99,7 +100,8 @@ class Figure(msgspec.Struct, frozen=True):
 
 def usual_figures(runs: Sequence[Run]) -> list[Figure]:
     """What a list of runs shows: training's validation, and each saved evaluation in D-DFFNet's protocol."""
-    figures = [Figure("mae"), Figure("mae", epoch="last"), Figure("f"), Figure("iou"), Figure("depth")]
+    figures = [Figure("mae"), Figure("mae", epoch="last")]
+    figures += [Figure(name) for name in ("f", "iou", "depth", "soft_blur")]
     for evaluation in sorted({name for run in runs for name in run.evaluations}):
         figures += [Figure(measure, evaluation) for measure in ("mae", "f", "iou")]
     return [figure for figure in figures if any(figure.of(run) is not None for run in runs)]

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from trainer.figures import Figure
-from trainer.run import is_incidental
+from trainer.run_folder import is_incidental
 from trainer.runs import Run
 
 __all__ = ["Group", "Spread", "group_runs", "spread", "values_that_differ"]

@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
 
 from trainer.checkpoint import SHIPPED, load_student
 from trainer.config import Config
-from trainer.model import ModelError, create_student
+from trainer.model import ModelError, build_student
 
-__all__ = ["SHIPPED_DEPTH_STUDENT", "blank_student", "initial_student"]
+__all__ = ["SHIPPED_DEPTH_STUDENT", "initial_student"]
 
 SHIPPED_DEPTH_STUDENT = SHIPPED / "demo_teacher.safetensors"
-
-
-def blank_student(config: Config) -> nn.Module:
-    """A student of this configuration with random weights."""
-    return create_student(config.student.name, **_build(config))
-
-
-def _build(config: Config) -> dict[str, Any]:
-    student = config.student
-    return {"encoder": student.encoder, "channels": student.channels, "context": student.context}
 
 
 def initial_student(config: Config) -> tuple[nn.Module, str]:
@@ -30,24 +18,22 @@ def initial_student(config: Config) -> tuple[nn.Module, str]:
     if config.student.start is not None:
         return _started_student(config, config.student.start)
     asked = config.student.encoder_weights
-    build = _build(config)
     if asked in ("auto", "hub"):
         try:
-            student = create_student(config.student.name, encoder_weights="hub", **build)
-            return student, "the hub's ImageNet weights"
+            return build_student(config.student, encoder_weights="hub"), "the hub's ImageNet weights"
         except ModelError:
             if asked == "hub":
                 raise
     if asked in ("auto", "shipped"):
         return _shipped_student(config, asked)
-    student = create_student(config.student.name, encoder_weights=asked, **build)
+    student = build_student(config.student, encoder_weights=asked)
     return student, "random weights" if asked == "none" else asked
 
 
 def _started_student(config: Config, start: str) -> tuple[nn.Module, str]:
     """A student that goes on from another run's weights."""
     before, theirs, _ = load_student(start)
-    student = blank_student(config)
+    student = build_student(config.student)
     try:
         student.load_state_dict(before.state_dict())
     except RuntimeError as error:
@@ -65,8 +51,8 @@ def _shipped_student(config: Config, asked: str) -> tuple[nn.Module, str]:
             f"encoder {config.student.encoder!r} of {config.student.name}: its ImageNet weights cannot be fetched "
             "and none are shipped; give a local file with --encoder-weights FILE, or none"
         )
-    student = blank_student(config)
-    encoder: nn.Module = student.encoder  # type: ignore[assignment]
+    student = build_student(config.student)
+    encoder: nn.Module = student.encoder
     encoder.load_state_dict(shipped.encoder.state_dict())  # type: ignore[union-attr]
     why = " (the hub's ImageNet weights cannot be fetched)" if asked == "auto" else ""
     return student, f"the shipped depth student's encoder{why}"

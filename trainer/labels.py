@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -11,7 +10,7 @@ import msgspec
 from pipeline.contract import BLUR_PROBABILITY, INVERSE_DEPTH, LabelReader, Sample, SoftfocusError
 from trainer.config import Config
 
-__all__ = ["LabelError", "open_labels", "require_fresh", "samples_digest", "without_absent"]
+__all__ = ["LabelError", "open_labels", "require_fresh", "without_absent"]
 
 
 class LabelError(SoftfocusError):
@@ -72,26 +71,3 @@ def require_fresh(reader: LabelReader, samples: Iterable[Sample]) -> None:
             f"{reader.store}: {len(stale)} labels are of another photograph than the manifest has, the first is "
             f"{stale[0]!r}; label again with `softfocus label`"
         )
-
-
-def samples_digest(samples: Sequence[Sample], *readers: LabelReader | None) -> str:
-    """SHA-256 (hexadecimal) of which samples a run learns from, in order, and what each has: mask, labels.
-
-    A store that grew, or lost a shard, between two halves of a run would change what the second half sees.
-    """
-    labelled = [_labelled(samples, reader) for reader in readers]
-    digest = hashlib.sha256()
-    for sample in samples:
-        has = " ".join(
-            f"{has_label:d}" for has_label in (sample.mask is not None, *(sample.id in ids for ids in labelled))
-        )
-        digest.update(f"{sample.sha256} {has} {sample.id}\n".encode())
-    return digest.hexdigest()
-
-
-def _labelled(samples: Sequence[Sample], reader: LabelReader | None) -> set[str]:
-    """Ids with a label of the photograph that the sample names."""
-    if reader is None:
-        return set()
-    lacking = {*reader.missing(s.id for s in samples), *reader.stale({s.id: s.sha256 for s in samples})}
-    return {s.id for s in samples} - lacking

@@ -28,7 +28,7 @@ from trainer.augment import normalise, targets
 from trainer.batch import Batch, concatenate
 from trainer.data import Photographs
 from trainer.report import as_picture, write_sheet
-from trainer.run import write_per_image
+from trainer.run_folder import write_per_image
 
 __all__ = ["RunLog", "Shown", "choose_shown"]
 

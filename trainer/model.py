@@ -15,12 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainer.config import Student
 from trainer.context import ConvNormAct, create_context
 from trainer.encoders import ModelError, create_encoder
 from trainer.outputs import StudentOutput
 from trainer.paper import PaperStudent
 
-__all__ = ["STUDENT_NAMES", "LiteStudent", "ModelError", "create_student", "require_size"]
+__all__ = ["STUDENT_NAMES", "LiteStudent", "ModelError", "build_student", "create_student", "require_size"]
 
 STUDENT_NAMES = ("lite", "paper-resnext101", "paper-vgg16")
 PAPER_ENCODERS = {"paper-resnext101": "resnext101_32x4d", "paper-vgg16": "vgg16"}  # timm's names
@@ -150,6 +151,21 @@ def create_student(
         return PaperStudent("vgg16" if name == "paper-vgg16" else "resnext101", pretrained=weights or False)
     except Exception as error:  # timm and torch raise kinds of their own
         raise ModelError(f"{name}: encoder weights {weights} do not fit ({_line(error)}); give others") from error
+
+
+def build_student(settings: Student, *, encoder_weights: str = "none") -> LiteStudent | PaperStudent:
+    """The student that a configuration describes; weights as in `create_student`, not as the configuration asks.
+
+    Raises:
+        ModelError: as `create_student`.
+    """
+    return create_student(
+        settings.name,
+        encoder=settings.encoder,
+        channels=settings.channels,
+        context=settings.context,
+        encoder_weights=encoder_weights,
+    )
 
 
 def _weights_file(encoder: str, weights: str) -> Path | None:

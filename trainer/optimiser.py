@@ -13,7 +13,7 @@ from pipeline.contract import SoftfocusError
 from trainer.config import Config
 from trainer.encoders import block_of
 
-__all__ = ["Schedule", "create_optimiser", "encoder_blocks", "freeze", "keep_frozen"]
+__all__ = ["Schedule", "create_optimiser", "encoder_blocks", "freeze"]
 
 WITHOUT_BETAS = ("sgd", "nesterov", "momentum", "rmsprop")
 FUSED = ("adam", "adamw", "sgd")  # torch updates all weights in one kernel
@@ -26,24 +26,18 @@ def encoder_blocks(student: nn.Module) -> list[str]:
 
 
 def freeze(student: nn.Module, count: int) -> None:
-    """Leave the first `count` blocks of the encoder as they are; -1: all of them."""
-    frozen = _frozen(student, count)
+    """Leave the first `count` blocks of the encoder as they are; -1: all of them.
+
+    They are put into evaluation mode too: their batch norms neither use nor learn the batch's statistics.
+    """
+    blocks = encoder_blocks(student)
+    frozen = set(blocks if count < 0 else blocks[:count])
     for name, parameter in student.named_parameters():
         if block_of(name) in frozen:
             parameter.requires_grad_(False)
-
-
-def keep_frozen(student: nn.Module, count: int) -> None:
-    """Put the frozen blocks into evaluation mode: their batch norms neither use nor learn the batch's statistics."""
-    frozen = _frozen(student, count)
     for name, module in student.named_modules():
         if block_of(name) in frozen:
             module.eval()
-
-
-def _frozen(student: nn.Module, count: int) -> set[str]:
-    blocks = encoder_blocks(student)
-    return set(blocks if count < 0 else blocks[:count])
 
 
 def create_optimiser(student: nn.Module, config: Config) -> torch.optim.Optimizer:

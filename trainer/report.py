@@ -32,6 +32,7 @@ def draw_curves(history: Sequence[Mapping[str, Any]], path: Path | str) -> None:
         "validation MAE": {"val_mae": "MAE"},
         "validation F and IoU": {"val_f": "F", "val_iou": "IoU"},
         "validation depth loss": {"val_depth": "depth"},
+        "validation soft blur": {"val_soft_blur": "difference"},
         "learning rate": {"lr": "rate"},
     }
     there = {key for row in history for key in row}
@@ -45,7 +46,7 @@ def draw_curves(history: Sequence[Mapping[str, Any]], path: Path | str) -> None:
             axis.set_title(title, fontsize=10)
             if len(keys) > 1:
                 axis.legend(frameon=False, fontsize=8)
-            if title in ("validation MAE", "validation depth loss"):
+            if title in ("validation MAE", "validation depth loss", "validation soft blur"):
                 _mark_lowest(axis, history, next(iter(keys)))
             if title in ("training loss", "learning rate"):
                 axis.set_ylim(bottom=0)

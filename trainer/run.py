@@ -1,11 +1,7 @@
-"""A run folder as training writes it: what identifies a run, what it has measured, and what it came to.
-
-`trainer.runs` reads what is written here.
-"""
+"""The beginning and the end of a run folder: whose it is, and what came of it."""
 
 from __future__ import annotations
 
-import csv
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,18 +11,13 @@ import msgspec
 import timm
 import torch
 
-from pipeline.contract import LabelReader, SoftfocusError, new_file, sha256_file
-from trainer.checkpoint import STATE, load_state
+from pipeline.contract import SoftfocusError, new_file
+from trainer.checkpoint import load_state
 from trainer.config import Config, dump_config
-from trainer.coverage import Holdings
+from trainer.run_folder import CONFIG, RECORD, STATE, differing_keys, flatten
+from trainer.sources import Sources
 
-__all__ = ["CONFIG", "METRICS", "RECORD", "best_row", "differing_keys", "evaluation_file", "flatten"]
-__all__ += ["is_incidental", "open_run", "per_image_file", "write_evaluation", "write_metrics", "write_per_image"]
-__all__ += ["write_record"]
-
-CONFIG, METRICS, RECORD = "config.yaml", "metrics.csv", "run.json"
-# how a run is made and what is kept of it, not what it comes to
-INCIDENTAL = ("data.workers", "data.cache_gib", "data.cache", "keep_every", "log.")
+__all__ = ["open_run", "write_record"]
 
 
 def open_run(run: Path, config: Config, identity: dict[str, Any], *, first: bool = True) -> dict[str, Any] | None:
@@ -54,100 +45,19 @@ def open_run(run: Path, config: Config, identity: dict[str, Any], *, first: bool
     return state
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one of dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
-
-
-def differing_keys(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """Dotted keys whose values differ, or that only one has; incidental ones left out."""
-    return [key for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key) and not is_incidental(key)]
-
-
-def is_incidental(key: str) -> bool:
-    """Whether a value of the configuration cannot change what a run comes to."""
-    return any(key == known or (known.endswith(".") and key.startswith(known)) for known in INCIDENTAL)
-
-
 def _plain(identity: Mapping[str, Any]) -> dict[str, Any]:
     return {key.removeprefix("config."): value for key, value in flatten(identity).items()}
 
 
-def best_row(history: list[dict[str, Any]], measure: str) -> dict[str, Any]:
-    """The row with the lowest `measure`; the last row where nothing was validated."""
-    return min((row for row in history if measure in row), key=lambda row: row[measure], default=history[-1])
-
-
-def write_metrics(path: Path, history: list[dict[str, Any]]) -> None:
-    """A row an epoch, as CSV; what an epoch has not measured stays empty."""
-    columns = list(dict.fromkeys(key for row in history for key in row))
-    with new_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(history)
-
-
-def per_image_file(run: Path, epoch: str) -> Path:
-    """Validation figures of each image at the `best` or the `last` epoch."""
-    return run / f"validation-{epoch}.csv"
-
-
-def write_per_image(run: Path, rows: list[dict[str, Any]], *, epoch: str) -> None:
-    """Keep the validation figures of each image, so that runs can be compared over images.
-
-    Args:
-        run: run folder.
-        rows: id and figures of each image, as `trainer.metrics.Evaluation.per_image` has them; none, no file.
-        epoch: `best` or `last`.
-    """
-    if rows:
-        write_metrics(per_image_file(run, epoch), rows)
-
-
-def evaluation_file(run: Path, name: str) -> Path:
-    """Where a report of `softfocus evaluate` is kept."""
-    return run / f"evaluation-{name}.json"
-
-
-def write_evaluation(run: Path, name: str, report: Any) -> None:
-    """Keep a report of `softfocus evaluate` in the folder of the run it judges."""
-    with new_file(evaluation_file(run, name)) as temporary:
-        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2))
-
-
-_TEACHERS = {"labels": "teacher", "blur_labels": "blur_teacher"}
-
-
-def write_record(
-    run: Path,
-    manifest: Path | str,
-    stores: Mapping[str, tuple[Path | str | None, LabelReader | None]],
-    covered: Holdings,
-    device: torch.device,
-    summary: dict[str, Any],
-) -> None:
-    """Write run.json.
-
-    Args:
-        run: run folder.
-        manifest: as it was given.
-        stores: `labels` and `blur_labels`: as given, and opened if the run learns from it.
-        covered: what the manifest's samples have.
-        device: of the run.
-        summary: what it came to.
-    """
+def write_record(run: Path, sources: Sources, device: torch.device, summary: dict[str, Any]) -> None:
+    """Write run.json: the data, its teachers, what the samples have, the machine, and what the run came to."""
+    readers = {"teacher": sources.reader, "blur_teacher": sources.blur_reader}
     record = {
-        "manifest": str(manifest),
-        "manifest_sha256": sha256_file(manifest),
-        **{name: str(store) if store is not None else None for name, (store, _) in stores.items()},
-        **{
-            _TEACHERS[name]: msgspec.to_builtins(reader.description.provenance) if reader else None
-            for name, (_, reader) in stores.items()
-        },
-        "coverage": [msgspec.to_builtins(row) for row in (*covered.splits, covered.total)],
+        "manifest": str(sources.manifest),
+        "manifest_sha256": sources.manifest_sha256,
+        **{name: _text(getattr(sources, name)) for name in ("labels", "blur_labels")},
+        **{name: msgspec.to_builtins(r.description.provenance) if r else None for name, r in readers.items()},
+        "coverage": [msgspec.to_builtins(row) for row in (*sources.covered.splits, sources.covered.total)],
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
         "versions": {
             "torch": str(torch.__version__),
@@ -158,3 +68,7 @@ def write_record(
     }
     with new_file(run / RECORD) as temporary:
         temporary.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2))
+
+
+def _text(path: Path | str | None) -> str | None:
+    return None if path is None else str(path)

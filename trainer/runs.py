@@ -1,4 +1,4 @@
-"""Run folders as they lie on disk, finished or not; `trainer.run` writes them."""
+"""Run folders as they lie on disk, finished or not; `trainer.run_folder` says what is in them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ import yaml
 from safetensors import SafetensorError, safe_open
 
 from pipeline.contract import SoftfocusError
-from trainer.checkpoint import LAST
-from trainer.run import CONFIG, METRICS, RECORD, best_row, evaluation_file, flatten, per_image_file
+from trainer.run_folder import CONFIG, LAST, METRICS, RECORD, best_row, evaluation_file, flatten, per_image_file
 
 __all__ = ["Run", "RunError", "find_runs", "read_run"]
 
@@ -59,7 +58,8 @@ class Run(msgspec.Struct, frozen=True):
     @property
     def measure(self) -> str:
         """The column that its best epoch is chosen by."""
-        return "val_mae" if any("val_mae" in row for row in self.history) else "val_depth"
+        there = {key for row in self.history for key in row}
+        return next((measure for measure in ("val_mae", "val_soft_blur") if measure in there), "val_depth")
 
     def row(self, epoch: str) -> dict[str, float]:
         """The row of the `best` or the `last` epoch that was validated; empty where none was."""

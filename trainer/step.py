@@ -8,7 +8,7 @@ graph several processes (torchrun) use DistributedDataParallel; with one they av
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -21,9 +21,10 @@ from trainer.batch import Batch
 from trainer.config import Config
 from trainer.device import autocast
 from trainer.losses import joint_loss, weight_at
+from trainer.optimiser import create_optimiser, freeze
 from trainer.processes import Processes
 
-__all__ = ["Stepper"]
+__all__ = ["Stepper", "create_stepper"]
 
 Terms = dict[str, Tensor]
 Gradients = Callable[[Batch, Draws, Tensor], Terms]
@@ -97,6 +98,20 @@ class Stepper:
         self.ema.update(self.student, step=step)
         return totals
 
+    def state(self) -> dict[str, Any]:
+        """All that steps have changed; `restore` takes it."""
+        return {
+            "student": self.student.state_dict(),
+            "ema": self.ema.module.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state`."""
+        self.student.load_state_dict(state["student"])
+        self.ema.module.load_state_dict(state["ema"])
+        self.optimiser.load_state_dict(state["optimiser"])
+
     def inputs(self, batch: Batch, draws: Draws) -> Inputs:
         """What the network and the losses see of a batch."""
         return augment(batch, draws, size=self.config.data.input_size)
@@ -118,6 +133,20 @@ class Stepper:
             blur_distillation=self.config.blur_distillation,
             blur_distillation_weight=weights[1],
         )
+
+
+def create_stepper(student: nn.Module, config: Config, processes: Processes) -> Stepper:
+    """A student at the start of a run: on its device, its first blocks frozen, with optimiser and averaged weights.
+
+    Raises:
+        SoftfocusError: timm knows no such optimiser, or it does not take these settings.
+    """
+    student = student.to(processes.device).train()
+    if config.channels_last and processes.device.type == "cuda":
+        student = student.to(memory_format=torch.channels_last)
+    ema = ModelEmaV3(student, decay=config.optimiser.ema, use_warmup=True, warmup_power=0.75)
+    freeze(student, config.student.freeze)
+    return Stepper(student, create_optimiser(student, config), ema, config, processes)
 
 
 def _backward(terms: Terms, accumulate: int) -> Terms:

@@ -128,7 +128,7 @@ def run_job(
 ) -> Outcome:
     """Train one trial in this process and score it; whatever it raises but an interruption is its outcome."""
     from trainer.evaluate import evaluate
-    from trainer.run import write_evaluation
+    from trainer.run_folder import write_evaluation
     from trainer.train import train
 
     folder, began = job.trial.folder, time.monotonic()
@@ -179,7 +179,7 @@ def _sorted_out(jobs: Sequence[Job]) -> tuple[list[Job], list[Job]]:
     """Jobs that are finished, and those to do; refuses folders of other runs before anything is trained."""
     from trainer.groups import SOURCES
     from trainer.labels import without_absent
-    from trainer.run import CONFIG, differing_keys, flatten
+    from trainer.run_folder import CONFIG, differing_keys, flatten
     from trainer.runs import read_run
 
     read_manifest(jobs[0].manifest)

@@ -115,7 +115,7 @@ def _work(pipe: connection.Connection, slot: int, device: str, threads: int) -> 
     with contextlib.suppress(EOFError, OSError, KeyboardInterrupt):
         while True:
             job = pipe.recv()
-            import torch
+            import torch  # not at the top: the parent process has no need of it
 
             torch.set_num_threads(threads)
             pipe.send(run_job(job, device, slot=slot, say=pipe.send, progress=progress))

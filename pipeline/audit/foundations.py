@@ -7,12 +7,12 @@ from pathlib import Path
 
 from pipeline.audit.findings import Finding
 from pipeline.audit.shard import as_finding
-from pipeline.files import find_temporaries
 from pipeline.store import (
     Plan,
     StoreDescription,
     StoreError,
     check_seal,
+    left_over,
     read_description,
     read_plan,
     read_seal,
@@ -21,7 +21,7 @@ from pipeline.store import (
 )
 from pipeline.store.recipe import README_FILE, readme_text
 
-__all__ = ["check_description", "check_plan", "check_readme", "left_over"]
+__all__ = ["check_description", "check_left_over", "check_plan", "check_readme"]
 
 
 def check_description(store: Path, findings: list[Finding]) -> StoreDescription | None:
@@ -92,16 +92,7 @@ def check_readme(store: Path, description: StoreDescription) -> list[Finding]:
     return []
 
 
-def left_over(store: Path) -> list[Finding]:
+def check_left_over(store: Path) -> list[Finding]:
     """Temporary files of killed runs."""
-    folders = (store, store / "plan", store / "shards")
-    return [
-        Finding(
-            kind="left over",
-            file=str(temporary.path.relative_to(store)),
-            what="of a killed run; the next `softfocus label` removes it",
-        )
-        for folder in folders
-        for temporary in find_temporaries(folder)
-        if temporary.left_over
-    ]
+    what = "of a killed run; the next `softfocus label` removes it"
+    return [Finding(kind="left over", file=str(t.path.relative_to(store)), what=what) for t in left_over(store)]

@@ -22,13 +22,14 @@ from pipeline.audit.verify import Verification, verify
 from pipeline.distill import label
 from pipeline.distill.columns import read_columns
 from pipeline.errors import SoftfocusError
-from pipeline.files import clean_temporaries, make_folder, new_file, sync_folder
+from pipeline.files import make_folder, new_file, sync_folder
 from pipeline.manifest import select_samples
 from pipeline.store import (
     Plan,
     StoreDescription,
     StoreError,
     check_teacher,
+    clean_store,
     place_generation,
     read_description,
     read_plan,
@@ -115,15 +116,13 @@ def repair(
         plan = read_plan(store, description)
         numbers = {int(Path(file).stem) for file in shards if Path(file).stem.isdecimal()}
         relabelled, left_out = _relabel(store, work.folder, plan, numbers, manifest, load_teacher, label_options or {})
-    for folder in (store, store / "plan", store / "shards"):
-        work.removed += [str(path.relative_to(store)) for path in clean_temporaries(folder)]
     return Repair(
         set_aside=work.moved,
         folder=str(work.folder.relative_to(store)) if work.moved else "",
         restored=work.restored,
         relabelled=relabelled,
         left_out=left_out,
-        removed=work.removed,
+        removed=[str(path.relative_to(store)) for path in clean_store(store)],
         after=check() if check is not None else verify(store, manifest=manifest),
     )
 
@@ -136,7 +135,6 @@ class _Repair:
         self._store, self.folder = store, store / SET_ASIDE / now
         self.moved: list[str] = []
         self.restored: list[str] = []
-        self.removed: list[str] = []
 
     def set_aside(self, file: str) -> None:
         """Move a file of the store into this repair's folder; gone already is well."""
@@ -207,10 +205,8 @@ def _relabel(
 ) -> tuple[int, list[tuple[str, str]]]:
     """Label the photographs of some shards, by a manifest of just these; returns how many, and who is left out."""
     images = read_columns(manifest).images
-    rows = plan.rows_of(images.ids)
-    places = np.flatnonzero(rows >= 0)
-    same = (plan.sha256[rows[places]] == images.sha256[places]).all(axis=1)
-    places = places[same & np.isin(plan.shards_of(rows[places]), sorted(numbers))]
+    rows, same = plan.match(images)
+    places = np.flatnonzero(same & np.isin(plan.shards_of(rows), sorted(numbers)))
     wanted = {name.decode() for name in images.ids[places].tolist()}
     if not wanted:
         return 0, []

@@ -38,10 +38,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
 def choose_rows(plan: Plan, columns: Columns, good: set[int], *, count: int, seed: int) -> dict[int, int]:
     """Row -> place in the manifest of `count` photographs (or all), drawn from the shards in `good`."""
-    rows = plan.rows_of(columns.images.ids)
-    places = np.flatnonzero(rows >= 0)
-    same = (plan.sha256[rows[places]] == columns.images.sha256[places]).all(axis=1)
-    places = places[same & np.isin(plan.shards_of(rows[places]), sorted(good))]
+    rows, same = plan.match(columns.images)
+    places = np.flatnonzero(same & np.isin(plan.shards_of(rows), sorted(good)))
     by_row = {int(rows[place]): int(place) for place in places[::-1]}
     drawn = np.random.default_rng(seed).permutation(sorted(by_row))[:count].tolist()
     return {row: by_row[row] for row in sorted(drawn)}

@@ -10,7 +10,6 @@ import numpy as np
 
 from pipeline.distill.columns import Columns, read_columns
 from pipeline.distill.presence import Worker, workers_of
-from pipeline.files import find_temporaries
 from pipeline.store import (
     Plan,
     Seal,
@@ -18,6 +17,7 @@ from pipeline.store import (
     StoreError,
     count_splits,
     labelled_rows,
+    left_over,
     read_description,
     read_plan,
     seal_at_home,
@@ -124,7 +124,7 @@ def status(store: Path | str, *, manifest: Path | str | None = None) -> Status:
         rate=round(rate, 3),
         seconds_left=0.0 if rows == photographs else round((photographs - rows) / rate, 1) if rate else None,
         workers=workers,
-        left_over=_left_over(store),
+        left_over=len(left_over(store)),
         problems=problems,
         splits=splits,
         unplanned=unplanned,
@@ -155,17 +155,11 @@ def _rate(newest: list[tuple[float, int]]) -> float:
 
 def _splits(store: Path, plan: Plan, seals: dict[int, Seal], columns: Columns) -> tuple[list[SplitCoverage], int]:
     """Coverage of a manifest, and the number of its samples that are not planned."""
-    rows = plan.rows_of(columns.images.ids)
+    rows, same = plan.match(columns.images)
     planned = rows >= 0
-    labelled, same = np.zeros(len(rows), np.bool_), np.zeros(len(rows), np.bool_)
+    labelled = np.zeros(len(rows), np.bool_)
     labelled[planned] = labelled_rows(store, plan, seals)[rows[planned]]
-    same[planned] = (plan.sha256[rows[planned]] == columns.images.sha256[planned]).all(axis=1)
     splits, total = count_splits(
         splits=columns.splits, masked=columns.masked, labelled=labelled & same, stale=labelled & ~same
     )
     return [*splits, total], int(np.count_nonzero(~planned))
-
-
-def _left_over(store: Path) -> int:
-    folders = (store, store / "plan", store / "shards")
-    return sum(temporary.left_over for folder in folders for temporary in find_temporaries(folder))

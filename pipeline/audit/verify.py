@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-import numpy as np
 from joblib import Parallel, delayed
 
 from pipeline.audit.findings import Finding
-from pipeline.audit.foundations import check_description, check_plan, check_readme, left_over
+from pipeline.audit.foundations import check_description, check_left_over, check_plan, check_readme
 from pipeline.audit.resample import TOLERANCE, Comparison, choose_rows, compare
 from pipeline.audit.shard import Inspection, Limits, as_finding, inspect_shard
 from pipeline.distill.columns import Columns, read_columns
@@ -128,7 +127,7 @@ def verify(
             findings += _against_manifest(str(manifest), plan, columns)
     if description is not None:
         findings += check_readme(store, description)
-    findings += left_over(store)
+    findings += check_left_over(store)
     comparisons: list[Comparison] = []
     if sampling is not None and columns is not None and description is not None and plan is not None:
         good = {each.number for each in inspections if not any(finding.is_damage for finding in each.findings)}
@@ -235,10 +234,9 @@ def _missing(plan: Plan, there: set[int]) -> list[Finding]:
 def _against_manifest(name: str, plan: Plan, columns: Columns) -> list[Finding]:
     """Samples that the plan does not know, and those that it knows with another photograph."""
     ids = columns.images.ids
-    rows = plan.rows_of(ids)
+    rows, same = plan.match(columns.images)
     known = rows >= 0
-    changed = np.zeros(len(rows), np.bool_)
-    changed[known] = (plan.sha256[rows[known]] != columns.images.sha256[known]).any(axis=1)
+    changed = known & ~same
     findings = []
     if not known.all():
         what = "not planned; run `softfocus label` with this manifest"

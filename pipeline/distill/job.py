@@ -15,7 +15,7 @@ from pipeline.distill.tasks import Part, Survey
 from pipeline.distill.team import Outcome, Team, ThisProcess
 from pipeline.distill.worker import thread_share
 from pipeline.errors import SoftfocusError
-from pipeline.files import FileTaken, clean_temporaries
+from pipeline.files import FileTaken
 from pipeline.store import (
     Codec,
     DType,
@@ -24,6 +24,7 @@ from pipeline.store import (
     check_empty,
     check_settings,
     check_teacher,
+    clean_store,
     create_store,
     has_description,
     next_generation,
@@ -105,7 +106,7 @@ def label(
             outcome = team.work(survey, lambda figures: progress and progress(_progress(survey, figures, team.workers)))
         elif asked and asked != description.asked:
             check_teacher(store, description, team.describe(_NO_SIZES)[0])
-    _clean(store)  # now of workers that died
+    clean_store(store)  # now of workers that died
     return _summary(survey, outcome, description, team.workers, time.perf_counter() - begin)
 
 
@@ -131,14 +132,8 @@ def _opened(
         )
         check_teacher(store, description, provenance)
     check_settings(store, description, dtype=dtype, codec=codec, shard_size=shard_size)
-    _clean(store)
+    clean_store(store)
     return description
-
-
-def _clean(store: Path) -> None:
-    """Remove what killed processes left over."""
-    for folder in (store, store / "plan", store / "shards"):
-        clean_temporaries(folder)
 
 
 def _planned(store: Path, description: StoreDescription, columns: Columns, team: Team) -> Plan:

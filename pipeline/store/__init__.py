@@ -10,7 +10,7 @@ nothing needs a lock: processes that do the same work at once make the same file
 
 from pipeline.store.codec import CODECS, Arranged, Codec, Packed, pack, unpack
 from pipeline.store.confidence import confidence_size, pack_confidence
-from pipeline.store.coverage import Coverage, SplitCoverage, count_splits, coverage, split_table
+from pipeline.store.coverage import SplitCoverage, count_splits, split_table
 from pipeline.store.description import (
     StoreDescription,
     check_empty,
@@ -24,6 +24,7 @@ from pipeline.store.description import (
 )
 from pipeline.store.encoding import DTYPES, DType, Encoded, decode, encode
 from pipeline.store.errors import DamagedShard, MissingLabel, StoreError
+from pipeline.store.folders import clean_store, left_over
 from pipeline.store.generations import (
     place_generation,
     read_plan,
@@ -53,7 +54,6 @@ __all__ = [
     "SEAL_BYTES",
     "Arranged",
     "Codec",
-    "Coverage",
     "DType",
     "DamagedShard",
     "Encoded",
@@ -72,15 +72,16 @@ __all__ = [
     "check_seal",
     "check_settings",
     "check_teacher",
+    "clean_store",
     "confidence_size",
     "count_splits",
-    "coverage",
     "create_store",
     "decode",
     "encode",
     "finished_shards",
     "has_description",
     "labelled_rows",
+    "left_over",
     "next_generation",
     "pack",
     "pack_confidence",

@@ -119,6 +119,13 @@ class Plan:
             rows[known] = self.rows[places[known]]
         return rows
 
+    def match(self, images: Images) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """The row of each id, -1 where the plan does not know it, and whether its photograph is that of the row."""
+        rows = self.rows_of(images.ids)
+        same = rows >= 0
+        same[same] = (self.sha256[rows[same]] == images.sha256[same]).all(axis=1)
+        return rows, same
+
     def row_of(self, sample_id: str) -> int:
         """The row of one id, -1 where the plan does not know it."""
         wanted = np.bytes_(sample_id.encode("utf-8", "surrogatepass"))
@@ -172,9 +179,7 @@ class Plan:
 
 def next_generation(plan: Plan, images: Images, shard_size: int) -> Draft | None:
     """What these images add to the plan, or None if it knows all of them."""
-    known = plan.rows_of(images.ids)
-    same = known >= 0
-    same[same] = (plan.sha256[known[same]] == images.sha256[same]).all(axis=1)
+    _, same = plan.match(images)
     if same.all():
         return None
     return Draft(plan, images, np.flatnonzero(~same), shard_size)
