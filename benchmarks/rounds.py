@@ -21,6 +21,7 @@ def seconds_of_each(
     rounds: int = 5,
     seconds: float = 0.2,
     warm_up: int = 2,
+    say: Callable[[str], None] = lambda line: None,
 ) -> dict[Name, float]:
     """Median seconds a call of each thing, over rounds in which all take turns.
 
@@ -30,12 +31,14 @@ def seconds_of_each(
         rounds: turns.
         seconds: a turn takes about so long, and one call at least.
         warm_up: calls before the first round.
+        say: told a first time of each, so that a measurement that is cut short has said something.
     """
     calls = {}
     for name, thing in things.items():
         for _ in range(warm_up):
             thing()
         once = seconds_a_call(thing, 1, device)
+        say(f"  {name}: {1000 * once:.2f} ms a call at first")
         calls[name] = max(round(seconds / max(once, 1e-9)), 1)
     times: dict[Name, list[float]] = {name: [] for name in things}
     for _ in range(rounds):

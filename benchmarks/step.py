@@ -129,26 +129,27 @@ def measure_steps(
         fixed = next(on_device(_endless(samples, batch)))
         draws = _draws(config, 0, device)
         online = [f"online, {name}" for name in teachers]
-        # all of them before any is compiled: a new one makes torch forget compiled code that was not recorded
-        steppers = {way: _stepper(config, device) for way in (AUGMENTED, ON_DEVICE, MAPPED, *online)}
-        steppers[BARE] = _BareStepper.of(_stepper(config, device), fixed, draws)
-        say("recording the steps")
-        for stepper in steppers.values():  # before any loader's thread may disturb a recording
+        # two students: compiling costs a minute each. Both are made before any is compiled: a new one makes torch
+        # forget compiled code that was not recorded
+        student = _stepper(config, device)
+        bare = _BareStepper.of(_stepper(config, device), fixed, draws)
+        for name, stepper in (("augmented", student), ("bare", bare)):  # before a loader's thread may disturb it
+            say(f"recording the {name} step")
             stepper([(fixed, draws)], step=0, progress=0.5)
         ways: dict[str, Callable[[], object]] = {
-            BARE: _repeat(steppers[BARE], fixed, draws),
-            AUGMENTED: _repeat(steppers[AUGMENTED], fixed, draws),
-            ON_DEVICE: _loop(steppers[ON_DEVICE], on_device, config, samples, device),
-            MAPPED: _loop(steppers[MAPPED], mapped, config, samples, device),
+            BARE: _repeat(bare, fixed, draws),
+            AUGMENTED: _repeat(student, fixed, draws),
+            ON_DEVICE: _loop(student, on_device, config, samples, device),
+            MAPPED: _loop(student, mapped, config, samples, device),
         }
         for name, way in zip(teachers, online, strict=True):
             say(f"teacher {name}: building and warming up")
             teacher = _Teacher(name, device, teacher_size, Path(folder) / name)
             teacher.depth(fixed.images)
-            ways[way] = _loop(steppers[way], on_device, config, samples, device, teacher.depth)
+            ways[way] = _loop(student, on_device, config, samples, device, teacher.depth)
             ways[f"teacher {name} alone"] = _forward(teacher, fixed.images)
         say("timing, in turns")
-        times = seconds_of_each(ways, device=device, rounds=rounds, seconds=seconds, warm_up=3)
+        times = seconds_of_each(ways, device=device, rounds=rounds, seconds=seconds, warm_up=3, say=say)
         waiting = {}
         if device.type == "cuda":
             say("looking for gaps with the profiler")
@@ -156,7 +157,7 @@ def measure_steps(
         if decoded_steps:
             say("samples decoded anew by worker processes")
             decoded = Batches(prepared, device=device, cache_gib=0, workers=config.data.workers)
-            anew = _loop(steppers[MAPPED], decoded, config, samples, device)
+            anew = _loop(student, decoded, config, samples, device)
             seconds_a_call(anew, 4 * max(decoded.workers, 1), device)  # what was prepared ahead is used up
             times[DECODED] = seconds_a_call(anew, decoded_steps, device)
     rows = [StepRow(way, 1000 * s, batch / s, s / times[BARE]) for way, s in times.items()]

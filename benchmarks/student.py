@@ -68,6 +68,7 @@ def measure_rates(
     compiled: bool = True,
     rounds: int = 5,
     seconds: float = 0.3,
+    search_kernels: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[RateRow]:
     """Frames per second of students, eager and compiled, at each batch.
@@ -80,10 +81,11 @@ def measure_rates(
         compiled: also through torch.compile (with CUDA graphs on a GPU), which takes a minute each.
         rounds: turns.
         seconds: a turn takes about so long.
+        search_kernels: let cuDNN try its kernels for each layer, which takes a minute a network.
         say: told what is being done.
     """
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    torch.backends.cudnn.benchmark = True  # for every network alike
+    torch.backends.cudnn.benchmark = search_kernels  # for every network alike
     sizes = {name: count_size(name, size) for name in names}
     rows: list[RateRow] = []
     for batch in batches:
@@ -93,7 +95,7 @@ def measure_rates(
                 runs[name, "eager", layout] = _forward(name, batch, sizes[name].input_size, layout, device, dtype)
         say(f"batch {batch}: eager, in two memory layouts")
         with torch.inference_mode():
-            times = seconds_of_each(runs, device=device, rounds=rounds, seconds=seconds)
+            times = seconds_of_each(runs, device=device, rounds=rounds, seconds=seconds, say=say)
         best = {name: min((times[name, "eager", layout], layout) for layout in LAYOUTS)[1] for name in names}
         kept = {(name, "eager", best[name]): times[name, "eager", best[name]] for name in names}
         if compiled:
@@ -104,7 +106,7 @@ def measure_rates(
                     name, batch, sizes[name].input_size, best[name], device, dtype, compiled=True
                 )
             with torch.inference_mode():
-                kept |= seconds_of_each(runs, device=device, rounds=rounds, seconds=seconds, warm_up=4)
+                kept |= seconds_of_each(runs, device=device, rounds=rounds, seconds=seconds, warm_up=4, say=say)
         rates = {(name, mode): batch / seconds for (name, mode, _), seconds in kept.items()}
         for name, mode, layout in kept:
             rate, reference = rates[name, mode], rates.get((REFERENCE, mode))

@@ -36,6 +36,7 @@ def seconds_option(default: float) -> Callable[[Callable[..., Any]], Callable[..
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads. [default: one a core]")
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Turns of the timing.")
 @seconds_option(0.3)
+@click.option("--search-kernels", is_flag=True, help="Let cuDNN try its kernels: a minute a network.")
 @device_option
 @json_option
 def student(students: str, batches: str | None, device: str, threads: int | None, as_json: bool, **how: Any) -> None:
