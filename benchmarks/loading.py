@@ -26,8 +26,8 @@ from PIL import Image
 
 from benchmarks.rounds import seconds_of_each
 from pipeline.contract import LabelReader, Sample
-from trainer.cache import open_cache
-from trainer.data import Batches, Photographs
+from trainer.samples.cache import open_cache
+from trainer.samples.data import Batches, Photographs
 
 __all__ = ["LoadingRow", "compare_loading"]
 

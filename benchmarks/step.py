@@ -31,14 +31,14 @@ from benchmarks.label import make_teacher
 from benchmarks.rounds import seconds_a_call, seconds_of_each
 from pipeline.contract import LabelReader, Sample
 from pipeline.teachers.hf_folder import quiet
-from trainer.augment import Draws, Inputs, draw
-from trainer.batch import Batch
 from trainer.config import Config
-from trainer.data import Batches, Photographs
-from trainer.model import build_student
-from trainer.order import Order
 from trainer.processes import Processes
+from trainer.samples.augment import Draws, Inputs, draw
+from trainer.samples.batch import Batch
+from trainer.samples.data import Batches, Photographs
+from trainer.samples.order import Order
 from trainer.step import Stepper, create_stepper
+from trainer.students.model import build_student
 
 __all__ = ["OnlineRow", "StepReport", "StepRow", "measure_steps"]
 

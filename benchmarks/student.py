@@ -19,8 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.rounds import seconds_of_each
 from trainer.config import load_config
-from trainer.fusion import fuse_batch_norm
-from trainer.model import build_student
+from trainer.students.fusion import fuse_batch_norm
+from trainer.students.model import build_student
 
 __all__ = ["REFERENCE", "RateRow", "SizeRow", "count_size", "measure_rates"]
 

@@ -62,7 +62,7 @@ def list_runs(folders: tuple[Path, ...], curves: Path | None, as_json: bool) -> 
     Example:
       softfocus runs list runs/depth 'runs/masks-*'
     """
-    from trainer.runs import RunError, find_runs, read_run
+    from trainer.runs.listing import RunError, find_runs, read_run
 
     found, damaged = [], []
     for folder in find_runs(folders):
@@ -79,16 +79,16 @@ def list_runs(folders: tuple[Path, ...], curves: Path | None, as_json: bool) -> 
 
 
 def draw_curves_of(found: Sequence[Any], path: Path) -> None:
-    from trainer.groups import group_runs
     from trainer.report import draw_groups
+    from trainer.runs.groups import group_runs
 
     draw_groups({group.name: [run.history for run in group.runs] for group in group_runs(found)}, path)
 
 
 def describe_runs(found: Sequence[Any]) -> dict[str, Any]:
     """Runs and groups as plain values: what `runs list --json` prints."""
-    from trainer.figures import usual_figures
-    from trainer.groups import group_runs, spread, values_that_differ
+    from trainer.runs.figures import usual_figures
+    from trainer.runs.groups import group_runs, spread, values_that_differ
 
     figures = usual_figures(found)
     keys = values_that_differ(found)
@@ -188,9 +188,9 @@ def compare(a: tuple[Path, ...], b: tuple[Path, ...], as_json: bool, **options: 
       softfocus runs compare 'runs/depth-*' --with 'runs/masks-*'
       softfocus runs compare runs/w/depth_loss.weight=0.5 --with runs/w/depth_loss.weight=0 --evaluation test
     """
-    from trainer.comparison import compare
-    from trainer.figures import Figure
-    from trainer.runs import find_runs, read_run
+    from trainer.runs.comparison import compare
+    from trainer.runs.figures import Figure
+    from trainer.runs.listing import find_runs, read_run
 
     figure = Figure(options.pop("figure"), options.pop("evaluation"), options.pop("epoch"))
     groups = [[read_run(folder) for folder in find_runs(side)] for side in (a, b)]
@@ -232,8 +232,8 @@ def sweep(manifest: Path, out: Path, as_json: bool, **options: Any) -> int:
       softfocus sweep cuhk.jsonl --labels labels -o runs/depth --seeds 0-4 --vary depth_loss.weight=0,0.5
       softfocus sweep cuhk.jsonl -o runs/few --vary data.mask_fraction=0.05,0.25 --vary labels=small,large --partial
     """
-    from trainer.sweep import sweep
-    from trainer.trials import Trial, parse_seeds, parse_values, plan_trials
+    from trainer.runs.sweep import sweep
+    from trainer.runs.trials import Trial, parse_seeds, parse_values, plan_trials
 
     def configure(trial: Trial) -> tuple[Any, Path | None, Path | None]:
         values = dict(trial.values)
@@ -277,7 +277,7 @@ def sweep(manifest: Path, out: Path, as_json: bool, **options: Any) -> int:
 
 def read_if_there(folder: Path) -> Any:
     """A run, or None where a failed one has left nothing that can be read."""
-    from trainer.runs import RunError, read_run
+    from trainer.runs.listing import RunError, read_run
 
     try:
         return read_run(folder)

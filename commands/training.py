@@ -138,7 +138,7 @@ def evaluate(manifest: Path, as_json: bool, per_image: Path | None, **options: A
       softfocus evaluate cuhk.jsonl --model runs/first --split test --json
     """
     from trainer.evaluate import evaluate
-    from trainer.run_folder import write_evaluation
+    from trainer.runs.run_folder import write_evaluation
 
     with progress_bar("evaluate", "images") as progress:
         report = evaluate(manifest, progress=progress, **options)
@@ -192,7 +192,7 @@ def import_weights(file: Path, out: Path, as_json: bool) -> None:
       softfocus evaluate dut.jsonl --model paper.safetensors
       softfocus predict photos -o maps --model paper.safetensors
     """
-    from trainer.published import import_weights
+    from trainer.students.published import import_weights
 
     summary = import_weights(file, out)
     show_result(

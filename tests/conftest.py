@@ -123,7 +123,7 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
         per_image: dict[str, float] | None = None,
         **values: Any,
     ) -> Path:
-        from trainer.run_folder import write_metrics, write_per_image
+        from trainer.runs.run_folder import write_metrics, write_per_image
 
         folder = tmp_path / name
         folder.mkdir(parents=True)

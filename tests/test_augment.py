@@ -5,10 +5,10 @@ from __future__ import annotations
 import msgspec
 import torch
 
-from trainer.augment import Inputs, augment, draw, normalise, targets
-from trainer.batch import Batch
 from trainer.config import Augmentation
-from trainer.model import IMAGENET_MEAN, IMAGENET_STD
+from trainer.samples.augment import Inputs, augment, draw, normalise, targets
+from trainer.samples.batch import Batch
+from trainer.students.model import IMAGENET_MEAN, IMAGENET_STD
 
 STILL = Augmentation(min_area=1.0, aspect=0.0, flip=0.0, brightness=0.0, contrast=0.0, saturation=0.0, grey=0.0)
 

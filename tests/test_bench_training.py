@@ -17,8 +17,8 @@ from benchmarks.rounds import seconds_of_each
 from benchmarks.step import _online
 from benchmarks.student import count_size
 from cli import main
-from trainer.fusion import fuse_batch_norm
-from trainer.model import create_student
+from trainer.students.fusion import fuse_batch_norm
+from trainer.students.model import create_student
 
 
 def run(*arguments: object) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def tiny_student(folder: Path) -> Path:
     """A student with random weights, to label with."""
     from trainer.checkpoint import save_student
     from trainer.config import load_config
-    from trainer.model import create_student
+    from trainer.students.model import create_student
 
     config = load_config(overrides=QUICK)
     network = create_student("lite", encoder="test_efficientnet", channels=16)

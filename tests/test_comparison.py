@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainer.comparison import compare
-from trainer.figures import Figure
-from trainer.intervals import bootstrap_interval, crossed_interval, t_interval
-from trainer.runs import Run, RunError, read_run
+from trainer.runs.comparison import compare
+from trainer.runs.figures import Figure
+from trainer.runs.intervals import bootstrap_interval, crossed_interval, t_interval
+from trainer.runs.listing import Run, RunError, read_run
 
 MakeRun = Callable[..., Path]
 T_2 = 4.302653  # Student's t at .975 for 2 degrees of freedom, from a table

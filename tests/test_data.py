@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from pipeline.contract import LabelReader, Sample, SoftfocusError, read_manifest
-from trainer.data import Batches, Photographs
-from trainer.order import Order
-from trainer.sources import with_masks
+from trainer.samples.data import Batches, Photographs
+from trainer.samples.order import Order
+from trainer.samples.sources import with_masks
 
 CPU = torch.device("cpu")
 

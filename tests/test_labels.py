@@ -15,7 +15,7 @@ from pipeline.manifest import write_manifest
 from pipeline.store import shard_path
 from trainer.config import Config, load_config
 from trainer.evaluate import evaluate
-from trainer.labels import open_labels
+from trainer.samples.labels import open_labels
 from trainer.train import TrainProgress, train
 
 

@@ -12,10 +12,10 @@ from PIL import Image
 
 from pipeline.contract import LabelReader, SoftfocusError, read_image, read_manifest
 from trainer.config import load_config
-from trainer.data import Photographs
-from trainer.logs import RunLog, Shown, aligned, choose_shown
-from trainer.model import create_student
 from trainer.report import draw_curves, draw_groups
+from trainer.runs.logs import RunLog, Shown, aligned, choose_shown
+from trainer.samples.data import Photographs
+from trainer.students.model import create_student
 from trainer.train import train
 
 

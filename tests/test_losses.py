@@ -14,7 +14,7 @@ from trainer.losses.depth import depth_edges, edge_overlap, gradient, normalise,
 from trainer.losses.pairs import pixel_pairs
 from trainer.losses.targets import pyramid
 from trainer.losses.terms import average
-from trainer.outputs import StudentOutput
+from trainer.students.outputs import StudentOutput
 
 NAN = math.nan
 

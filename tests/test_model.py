@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from trainer.model import ModelError, create_student
+from trainer.students.model import ModelError, create_student
 
 
 def test_lite_is_light_and_reads_every_scale() -> None:

@@ -18,9 +18,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainer.official import convert_official, official_encoder, official_key_map
-from trainer.outputs import StudentOutput
-from trainer.paper import EncoderName, PaperStudent, SelectiveReceptionField, SupervisionGuidedAttention
+from trainer.students.official import convert_official, official_encoder, official_key_map
+from trainer.students.outputs import StudentOutput
+from trainer.students.paper import EncoderName, PaperStudent, SelectiveReceptionField, SupervisionGuidedAttention
 
 ENCODERS: tuple[EncoderName, ...] = ("resnext101", "vgg16")
 FIXTURE = Path(__file__).parent / "fixtures" / "paper_parity.json"

@@ -13,9 +13,9 @@ from pipeline.contract import SoftfocusError
 from trainer.checkpoint import load_student, save_student
 from trainer.config import load_config
 from trainer.evaluate import evaluate, predict_maps
-from trainer.model import create_student
 from trainer.predict import predict
 from trainer.resizing import resize_bilinear
+from trainer.students.model import create_student
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from torch import Tensor
 from cli import main
 from pipeline.contract import SoftfocusError
 from trainer.checkpoint import CheckpointError, load_student
-from trainer.published import import_weights, read_official
+from trainer.students.published import import_weights, read_official
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from trainer.figures import Figure, usual_figures
-from trainer.groups import group_runs, spread, values_that_differ
-from trainer.runs import Run, RunError, find_runs, read_run
+from trainer.runs.figures import Figure, usual_figures
+from trainer.runs.groups import group_runs, spread, values_that_differ
+from trainer.runs.listing import Run, RunError, find_runs, read_run
 
 MakeRun = Callable[..., Path]
 

@@ -24,12 +24,12 @@ from pipeline.teachers import load_teacher, register_kind
 from pipeline.teachers.flip import FlipTeacher
 from trainer.checkpoint import load_student, save_student
 from trainer.config import Config, load_config
-from trainer.coverage import holdings
-from trainer.data import Photographs, squash
 from trainer.evaluate import evaluate
-from trainer.label_maps import confidence_map, depth_map, soft_blur_map
-from trainer.model import create_student
-from trainer.sources import DataError, choose_samples
+from trainer.samples.coverage import holdings
+from trainer.samples.data import Photographs, squash
+from trainer.samples.label_maps import confidence_map, depth_map, soft_blur_map
+from trainer.samples.sources import DataError, choose_samples
+from trainer.students.model import create_student
 from trainer.train import train
 
 NAN = np.nan
@@ -92,7 +92,7 @@ def test_the_store_holds_what_the_student_says(small_set: Path, student: Path, t
     assert told["direction"] == "1 = out of focus; from 0 to 1, the same for all maps"
     assert "blur probability" in (store / "README.txt").read_text()
     network, _, _ = load_student(student)
-    from trainer.augment import normalise
+    from trainer.samples.augment import normalise
 
     for sample in read_manifest(small_set)[:3]:
         image = torch.from_numpy(squash(read_image(sample.image_path), 64)).permute(2, 0, 1)[None]

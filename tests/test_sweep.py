@@ -16,7 +16,7 @@ from conftest import QUICK
 
 from cli import main
 from commands.runs import _with_each
-from trainer.trials import SweepError, parse_seeds, parse_values, plan_trials
+from trainer.runs.trials import SweepError, parse_seeds, parse_values, plan_trials
 
 ROOT = Path(__file__).parents[1]
 

@@ -10,8 +10,8 @@ from scipy.stats import spearmanr
 
 from pipeline.contract import SoftfocusError, read_image
 from pipeline.teachers import Teacher
-from trainer.data import squash
-from trainer.initial import SHIPPED_DEPTH_STUDENT
+from trainer.samples.data import squash
+from trainer.students.initial import SHIPPED_DEPTH_STUDENT
 from trainer.teach import load_demo, load_student_teacher
 
 

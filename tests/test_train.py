@@ -21,10 +21,10 @@ from pipeline.manifest import write_manifest
 from trainer.checkpoint import load_state, load_student
 from trainer.config import Config, load_config
 from trainer.device import choose_device
-from trainer.encoders import block_of
-from trainer.initial import initial_student
-from trainer.model import build_student
 from trainer.optimiser import Schedule, create_optimiser, encoder_blocks
+from trainer.students.encoders import block_of
+from trainer.students.initial import initial_student
+from trainer.students.model import build_student
 from trainer.train import TrainProgress, train
 
 

@@ -18,8 +18,8 @@ from torch import nn
 
 from pipeline.contract import SoftfocusError, new_file
 from trainer.config import Config
-from trainer.model import build_student
-from trainer.run_folder import BEST, LAST
+from trainer.runs.run_folder import BEST, LAST
+from trainer.students.model import build_student
 
 __all__ = ["CheckpointError", "find_student", "load_state", "load_student"]
 __all__ += ["randomness", "restore_randomness", "save_state", "save_student"]

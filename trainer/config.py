@@ -33,7 +33,7 @@ class Section(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class Student(Section):
-    """The network: see `trainer.model.create_student`."""
+    """The network: see `trainer.students.model.create_student`."""
 
     name: str = "lite"
     encoder: str = "tf_efficientnet_lite0"  # any timm model with `features_only` (lite only)

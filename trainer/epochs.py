@@ -10,8 +10,8 @@ from torch import nn
 
 from trainer.checkpoint import save_student
 from trainer.config import Config
-from trainer.logs import RunLog, choose_shown
-from trainer.run_folder import BEST, LAST, METRICS, best_row, write_metrics
+from trainer.runs.logs import RunLog, choose_shown
+from trainer.runs.run_folder import BEST, LAST, METRICS, best_row, write_metrics
 from trainer.validation import Validation
 
 __all__ = ["Epochs"]

@@ -20,14 +20,14 @@ from pipeline.contract import (
     read_manifest,
     sha256_file,
 )
-from trainer.augment import normalise
 from trainer.checkpoint import find_student, load_student
 from trainer.config import Config
-from trainer.data import read_mask, squash
 from trainer.device import choose_device
-from trainer.labels import open_labels, require_fresh
 from trainer.metrics import Evaluation
 from trainer.resizing import resize_bilinear
+from trainer.samples.augment import normalise
+from trainer.samples.data import read_mask, squash
+from trainer.samples.labels import open_labels, require_fresh
 
 __all__ = ["PROTOCOLS", "EvaluationReport", "evaluate", "predict_maps", "sizes_in_use"]
 

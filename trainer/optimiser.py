@@ -11,7 +11,7 @@ from torch import nn
 
 from pipeline.contract import SoftfocusError
 from trainer.config import Config
-from trainer.encoders import block_of
+from trainer.students.encoders import block_of
 
 __all__ = ["Schedule", "create_optimiser", "encoder_blocks", "freeze"]
 
@@ -20,7 +20,7 @@ FUSED = ("adam", "adamw", "sgd")  # torch updates all weights in one kernel
 
 
 def encoder_blocks(student: nn.Module) -> list[str]:
-    """Names of the encoder's blocks, from the input on (see `trainer.encoders.block_of`)."""
+    """Names of the encoder's blocks, from the input on (see `trainer.students.encoders.block_of`)."""
     blocks = (block_of(name) for name, _ in student.named_parameters())
     return list(dict.fromkeys(block for block in blocks if block is not None))
 

@@ -16,7 +16,7 @@ from pipeline.contract import SoftfocusError, new_file, read_image
 from trainer.checkpoint import load_student
 from trainer.device import choose_device
 from trainer.evaluate import predict_maps, sizes_in_use
-from trainer.fusion import fuse_batch_norm
+from trainer.students.fusion import fuse_batch_norm
 
 __all__ = ["PHOTOGRAPH_SUFFIXES", "PredictSummary", "predict"]
 

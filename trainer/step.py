@@ -16,13 +16,13 @@ import torch
 from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
-from trainer.augment import Draws, Inputs, augment
-from trainer.batch import Batch
 from trainer.config import Config
 from trainer.device import autocast
 from trainer.losses import joint_loss, weight_at
 from trainer.optimiser import create_optimiser, freeze
 from trainer.processes import Processes
+from trainer.samples.augment import Draws, Inputs, augment
+from trainer.samples.batch import Batch
 
 __all__ = ["Stepper", "create_stepper"]
 

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from pipeline.contract import BLUR_PROBABILITY, INVERSE_DEPTH, Provenance, SoftfocusError, sha256_file
-from trainer.augment import normalise
 from trainer.checkpoint import find_student, load_student
 from trainer.device import choose_device
-from trainer.initial import SHIPPED_DEPTH_STUDENT
-from trainer.model import IMAGENET_MEAN, IMAGENET_STD, require_size
+from trainer.samples.augment import normalise
+from trainer.students.initial import SHIPPED_DEPTH_STUDENT
+from trainer.students.model import IMAGENET_MEAN, IMAGENET_STD, require_size
 
 __all__ = ["StudentTeacher", "load_demo", "load_student_teacher"]
 

@@ -19,23 +19,23 @@ import msgspec
 import torch
 
 from pipeline.contract import SoftfocusError
-from trainer.augment import Draws, draw
-from trainer.batch import Batch
 from trainer.checkpoint import randomness, restore_randomness, save_state
 from trainer.config import Config
-from trainer.data import Batches, Photographs
 from trainer.epochs import Epochs
-from trainer.initial import initial_student
-from trainer.labels import without_absent
-from trainer.model import build_student, require_size
 from trainer.optimiser import Schedule
-from trainer.order import Order
 from trainer.processes import Processes
 from trainer.report import draw_curves
-from trainer.run import open_run, write_record
-from trainer.run_folder import STATE
-from trainer.sources import open_sources
+from trainer.runs.run import open_run, write_record
+from trainer.runs.run_folder import STATE
+from trainer.samples.augment import Draws, draw
+from trainer.samples.batch import Batch
+from trainer.samples.data import Batches, Photographs
+from trainer.samples.labels import without_absent
+from trainer.samples.order import Order
+from trainer.samples.sources import open_sources
 from trainer.step import create_stepper
+from trainer.students.initial import initial_student
+from trainer.students.model import build_student, require_size
 from trainer.validation import Validation
 
 __all__ = ["TrainProgress", "TrainSummary", "train"]

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from pipeline.contract import LabelReader, Sample
-from trainer.augment import normalise, targets
 from trainer.config import Config
-from trainer.data import Batches, Photographs
 from trainer.device import autocast
 from trainer.losses import ssi_l1_loss
 from trainer.metrics import Evaluation
+from trainer.samples.augment import normalise, targets
+from trainer.samples.data import Batches, Photographs
 
 __all__ = ["Validation"]
 

@@ -11,7 +11,7 @@ from trainer.losses.depth import depth_terms
 from trainer.losses.soft_blur import soft_blur_terms
 from trainer.losses.targets import pyramid
 from trainer.losses.terms import Term, average
-from trainer.outputs import StudentOutput
+from trainer.students.outputs import StudentOutput
 
 __all__ = ["joint_loss"]
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from trainer.checkpoint import SHIPPED, load_student
 from trainer.config import Config
-from trainer.model import ModelError, build_student
+from trainer.students.model import ModelError, build_student
 
 __all__ = ["SHIPPED_DEPTH_STUDENT", "initial_student"]
 

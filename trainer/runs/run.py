@@ -14,8 +14,8 @@ import torch
 from pipeline.contract import SoftfocusError, new_file
 from trainer.checkpoint import load_state
 from trainer.config import Config, dump_config
-from trainer.run_folder import CONFIG, RECORD, STATE, differing_keys, flatten
-from trainer.sources import Sources
+from trainer.runs.run_folder import CONFIG, RECORD, STATE, differing_keys, flatten
+from trainer.samples.sources import Sources
 
 __all__ = ["open_run", "write_record"]
 

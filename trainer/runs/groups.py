@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from trainer.figures import Figure
-from trainer.run_folder import is_incidental
-from trainer.runs import Run
+from trainer.runs.figures import Figure
+from trainer.runs.listing import Run
+from trainer.runs.run_folder import is_incidental
 
 __all__ = ["Group", "Spread", "group_runs", "spread", "values_that_differ"]
 

@@ -24,11 +24,11 @@ from PIL import Image
 from torch import nn
 
 from pipeline.contract import SoftfocusError
-from trainer.augment import normalise, targets
-from trainer.batch import Batch, concatenate
-from trainer.data import Photographs
 from trainer.report import as_picture, write_sheet
-from trainer.run_folder import write_per_image
+from trainer.runs.run_folder import write_per_image
+from trainer.samples.augment import normalise, targets
+from trainer.samples.batch import Batch, concatenate
+from trainer.samples.data import Photographs
 
 __all__ = ["RunLog", "Shown", "choose_shown"]
 

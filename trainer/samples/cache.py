@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from pipeline.contract import SoftfocusError
-from trainer.batch import Batch
+from trainer.samples.batch import Batch
 
 __all__ = ["open_cache"]
 

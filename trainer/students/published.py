@@ -16,7 +16,7 @@ from torch import Tensor
 from pipeline.contract import SoftfocusError, sha256_file
 from trainer.checkpoint import CheckpointError, save_student
 from trainer.config import load_config
-from trainer.official import convert_official, official_encoder
+from trainer.students.official import convert_official, official_encoder
 
 __all__ = ["ImportSummary", "import_weights", "read_official"]
 

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.batch import Batch
 from trainer.config import Augmentation
-from trainer.model import IMAGENET_MEAN, IMAGENET_STD
+from trainer.samples.batch import Batch
+from trainer.students.model import IMAGENET_MEAN, IMAGENET_STD
 
 __all__ = ["Draws", "Inputs", "augment", "draw", "normalise", "targets"]
 

@@ -11,8 +11,8 @@ import msgspec
 
 from pipeline.contract import BLUR_PROBABILITY, LabelReader, Sample, SoftfocusError, read_manifest, sha256_file
 from trainer.config import Config
-from trainer.coverage import Holdings, holdings, labelled
-from trainer.labels import open_labels
+from trainer.samples.coverage import Holdings, holdings, labelled
+from trainer.samples.labels import open_labels
 
 __all__ = ["DataError", "Sources", "choose_samples", "open_sources", "with_masks"]
 

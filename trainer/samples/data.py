@@ -2,9 +2,9 @@
 
 A sample is decoded once, squashed to a square a little larger than the network's input, and kept: on the
 device or in memory where it fits, or in a file that is mapped into memory and shared by runs
-(`trainer.cache`); else it is decoded anew by worker processes. The random part, `trainer.augment`, works on
-whole batches on the device. So the loop never waits for Python, and what a step sees depends on nothing but
-the seed and the step's number.
+(`trainer.samples.cache`); else it is decoded anew by worker processes. The random part,
+`trainer.samples.augment`, works on whole batches on the device. So the loop never waits for Python, and what
+a step sees depends on nothing but the seed and the step's number.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pipeline.contract import LabelReader, Sample, read_blur_mask, read_image
-from trainer.batch import Batch, concatenate
-from trainer.cache import open_cache
-from trainer.label_maps import confidence_map, depth_map, soft_blur_map
+from trainer.samples.batch import Batch, concatenate
+from trainer.samples.cache import open_cache
+from trainer.samples.label_maps import confidence_map, depth_map, soft_blur_map
 
 __all__ = ["Batches", "Photographs", "read_mask", "squash"]
 

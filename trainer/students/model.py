@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.config import Student
-from trainer.context import ConvNormAct, create_context
-from trainer.encoders import ModelError, create_encoder
-from trainer.outputs import StudentOutput
-from trainer.paper import PaperStudent
+from trainer.students.context import ConvNormAct, create_context
+from trainer.students.encoders import ModelError, create_encoder
+from trainer.students.outputs import StudentOutput
+from trainer.students.paper import PaperStudent
 
 __all__ = ["STUDENT_NAMES", "LiteStudent", "ModelError", "build_student", "create_student", "require_size"]
 
@@ -35,7 +35,7 @@ class LiteStudent(nn.Module):
     Args:
         encoder: a timm model that offers `features_only`.
         channels: width of the decoder; the finest scale has half of it.
-        context: what widens the view at the coarsest scale: none, srfb or attention (`trainer.context`).
+        context: what widens the view at the coarsest scale: none, srfb or attention (`trainer.students.context`).
         weights: a file of the encoder's weights in timm's names, or None for random ones.
 
     Raises:

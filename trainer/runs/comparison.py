@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from trainer.figures import Figure
-from trainer.groups import SOURCES, values_that_differ
-from trainer.intervals import bootstrap_interval, crossed_interval, t_interval
-from trainer.runs import Run, RunError
+from trainer.runs.figures import Figure
+from trainer.runs.groups import SOURCES, values_that_differ
+from trainer.runs.intervals import bootstrap_interval, crossed_interval, t_interval
+from trainer.runs.listing import Run, RunError
 
 __all__ = ["Comparison", "Pair", "compare"]
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.contract import SoftfocusError
-from trainer.context import ConvNormAct
+from trainer.students.context import ConvNormAct
 
 __all__ = ["ModelError", "PlainEncoder", "block_of", "create_encoder"]
 

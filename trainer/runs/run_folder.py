@@ -1,6 +1,6 @@
 """What lies where in a run folder, in which form, and when two runs are the same; loads no torch.
 
-`trainer.runs` reads what training and `softfocus evaluate` write by this.
+`trainer.runs.listing` reads what training and `softfocus evaluate` write by this.
 """
 
 from __future__ import annotations

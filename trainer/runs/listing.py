@@ -1,4 +1,4 @@
-"""Run folders as they lie on disk, finished or not; `trainer.run_folder` says what is in them."""
+"""Run folders as they lie on disk, finished or not; `trainer.runs.run_folder` says what is in them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import yaml
 from safetensors import SafetensorError, safe_open
 
 from pipeline.contract import SoftfocusError
-from trainer.run_folder import CONFIG, LAST, METRICS, RECORD, best_row, evaluation_file, flatten, per_image_file
+from trainer.runs.run_folder import CONFIG, LAST, METRICS, RECORD, best_row, evaluation_file, flatten, per_image_file
 
 __all__ = ["Run", "RunError", "find_runs", "read_run"]
 

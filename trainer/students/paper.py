@@ -5,7 +5,7 @@ Network: X. Cun and C.-M. Pun, *Defocus Blur Detection via Depth Distillation*, 
 and a depth value read off the feature; the two then steer the feature that goes on.
 
 Polarity: a blur logit's sigmoid is the probability of OUT OF FOCUS, as everywhere in this project. The
-official network's positive class is IN FOCUS; `trainer.official` turns its weights round.
+official network's positive class is IN FOCUS; `trainer.students.official` turns its weights round.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.outputs import StudentOutput
+from trainer.students.outputs import StudentOutput
 
 __all__ = ["EncoderName", "PaperStudent", "SelectiveReceptionField", "SupervisionGuidedAttention"]
 

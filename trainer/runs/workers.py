@@ -17,7 +17,7 @@ from multiprocessing import connection, get_context
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
-from trainer.sweep import Job, Outcome, Report, run_job
+from trainer.runs.sweep import Job, Outcome, Report, run_job
 
 __all__ = ["run_jobs"]
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from trainer.paper import EncoderName, PaperStudent
+from trainer.students.paper import EncoderName, PaperStudent
 
 __all__ = ["convert_official", "official_encoder", "official_key_map"]
 

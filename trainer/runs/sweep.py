@@ -17,7 +17,7 @@ import msgspec
 
 from pipeline.contract import LabelReader, SoftfocusError, new_file, read_manifest, sha256_file
 from trainer.config import Config
-from trainer.trials import SweepError, Trial
+from trainer.runs.trials import SweepError, Trial
 
 __all__ = ["Job", "Outcome", "Report", "run_job", "sweep"]
 
@@ -112,7 +112,7 @@ def sweep(
         for job in to_do:
             settle(run_job(job, slots[0], say=say_once, progress=progress))
     else:
-        from trainer.workers import run_jobs
+        from trainer.runs.workers import run_jobs
 
         run_jobs(to_do, slots, settle=settle, say=say_once, progress=progress)
     return [outcomes[job.trial.folder] for job in jobs]
@@ -128,7 +128,7 @@ def run_job(
 ) -> Outcome:
     """Train one trial in this process and score it; whatever it raises but an interruption is its outcome."""
     from trainer.evaluate import evaluate
-    from trainer.run_folder import write_evaluation
+    from trainer.runs.run_folder import write_evaluation
     from trainer.train import train
 
     folder, began = job.trial.folder, time.monotonic()
@@ -177,10 +177,10 @@ def _job(
 
 def _sorted_out(jobs: Sequence[Job]) -> tuple[list[Job], list[Job]]:
     """Jobs that are finished, and those to do; refuses folders of other runs before anything is trained."""
-    from trainer.groups import SOURCES
-    from trainer.labels import without_absent
-    from trainer.run_folder import CONFIG, differing_keys, flatten
-    from trainer.runs import read_run
+    from trainer.runs.groups import SOURCES
+    from trainer.runs.listing import read_run
+    from trainer.runs.run_folder import CONFIG, differing_keys, flatten
+    from trainer.samples.labels import without_absent
 
     read_manifest(jobs[0].manifest)
     manifest = sha256_file(jobs[0].manifest)[:8]

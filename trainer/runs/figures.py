@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from trainer.runs import Run, RunError
+from trainer.runs.listing import Run, RunError
 
 __all__ = ["Figure", "usual_figures"]
 

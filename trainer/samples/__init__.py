@@ -1,0 +1,1 @@
+"""What a run learns from: samples, labels, batches, caches, augmentation."""

@@ -1,0 +1,1 @@
+"""Students: networks, their encoders, and where their weights come from."""
