@@ -22,13 +22,7 @@ from commands.console import (
     write_csv,
 )
 
-model_option = click.option(
-    "--model",
-    default="lite",
-    show_default=True,
-    type=PATH,
-    help="A run folder, a .safetensors file, or lite (shipped).",
-)
+model_option = click.option("--model", required=True, type=PATH, help="A run folder or .safetensors file.")
 input_size_option = click.option(
     "--input-size",
     "input_sizes",
@@ -167,8 +161,7 @@ def predict(photographs: tuple[Path, ...], as_json: bool, **options: Any) -> int
 
     \b
     Example:
-      softfocus predict photos -o maps
-      softfocus predict photos -o maps --model runs/first --depth
+      softfocus predict photos -o maps --model runs/first
     """
     from trainer.predict import predict
 
