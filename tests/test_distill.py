@@ -150,10 +150,12 @@ def test_every_photograph_gets_its_label(tmp_path: Path) -> None:
 def test_labels_do_not_depend_on_batches_and_threads(tmp_path: Path, batch_size: int, workers: int) -> None:
     """Nor on the order of the manifest's lines: the shards are the same, byte for byte."""
     manifest = make_set(tmp_path)
-    label(manifest, tmp_path / "a", load_teacher=RampTeacher, shard_size=3)
+    first = label(manifest, tmp_path / "a", load_teacher=RampTeacher, shard_size=3)
     header, *lines = manifest.read_text().splitlines()
     manifest.write_text("\n".join([header, *reversed(lines)]))
-    label(manifest, tmp_path / "b", load_teacher=RampTeacher, shard_size=3, batch_size=batch_size, workers=workers)
+    how = {"shard_size": 3, "batch_size": batch_size, "workers": workers}
+    second = label(manifest, tmp_path / "b", load_teacher=RampTeacher, **how)  # type: ignore[arg-type]
+    assert (first.failed, second.failed) == ([], [])
     differing = {}
     for path in (tmp_path / "a" / "shards").iterdir():
         ours, theirs = path.read_bytes(), (tmp_path / "b" / "shards" / path.name).read_bytes()
