@@ -8,8 +8,7 @@ from typing import Any
 import click
 
 from commands import bench_training
-from commands.console import PATH, device_option, json_option, say, show_result
-from commands.workers import list_devices
+from commands.console import PATH, device_option, json_option, list_devices, say, show_result
 
 
 @click.group()

@@ -28,11 +28,17 @@ def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any other value of the config."),
         click.option("--partial", is_flag=True, help="Use samples that lack a mask or a label for what they have."),
-        click.option("--encoder-weights", help="auto, hub, shipped, none, or a file in timm's names."),
-        click.option("--batch-size", type=int),
-        click.option("--epochs", type=int),
+        click.option(
+            "--encoder-weights",
+            help="auto (the hub's, else the shipped ones), hub, shipped, none, or a file in timm's names. "
+            "[default: the preset's]",
+        ),
+        click.option("--batch-size", type=int, help="[default: the preset's]"),
+        click.option("--epochs", type=int, help="[default: the preset's]"),
         click.option("--config", "file", type=PATH, help="YAML on top of the preset."),
-        click.option("--preset", default="lite", show_default=True, help="lite, paper-resnext101 or paper-vgg16."),
+        click.option(
+            "--preset", default="lite", show_default=True, help="base, lite, paper-resnext101 or paper-vgg16."
+        ),
     ):
         command = option(command)
     return command
@@ -50,7 +56,10 @@ def config_from(options: Mapping[str, Any], *, overrides: Iterable[str] = ()) ->
     """The configuration that `config_options` ask for, with more overrides on top."""
     from trainer.config import load_config
 
-    asked = [*options["overrides"], *(f"{key}={options[o]}" for o, key in CONFIG_OPTIONS.items() if options[o])]
+    def given(value: Any) -> bool:  # 0 is given, and wrong
+        return value is not None and value is not False
+
+    asked = [*options["overrides"], *(f"{key}={options[o]}" for o, key in CONFIG_OPTIONS.items() if given(options[o]))]
     return load_config(preset=options["preset"], file=options["file"], overrides=[*asked, *overrides])
 
 
@@ -60,7 +69,7 @@ def config_from(options: Mapping[str, Any], *, overrides: Iterable[str] = ()) ->
 @click.option("--blur-labels", type=PATH, help="A store of another student's blur, see `label --quantity blur`.")
 @click.option("-o", "--out", required=True, type=PATH, help="The run folder.")
 @config_options
-@click.option("--seed", type=int)
+@click.option("--seed", type=int, help="[default: the configuration's, 0]")
 @device_option
 @json_option
 def train(manifest: Path, labels: Path | None, out: Path, as_json: bool, **options: Any) -> None:
@@ -88,8 +97,8 @@ def train(manifest: Path, labels: Path | None, out: Path, as_json: bool, **optio
         )
     figures = ", ".join(f"{k} {v:.4f}" for k, v in summary.best.items() if k.startswith("val_"))
     best = f"  best epoch {summary.best['epoch']}: {figures}" if figures else "  no validation split"
-    speed = f"{summary.seconds:.0f} s, {summary.images_per_second:.0f} images/s"
-    show_result(summary, as_json, [f"{out}: {summary.epochs} epochs, {speed}", best])
+    rate = f", {summary.images_per_second:.0f} images/s" if summary.images_per_second else ""
+    show_result(summary, as_json, [f"{out}: {summary.epochs} epochs, {summary.seconds:.0f} s{rate}", best])
 
 
 @click.command()
@@ -100,11 +109,15 @@ def train(manifest: Path, labels: Path | None, out: Path, as_json: bool, **optio
 @click.option(
     "--input-size",
     "input_sizes",
-    type=click.IntRange(min=32),
+    type=click.IntRange(min=32, max=8192),
     multiple=True,
     help="Side of the network's input; several are averaged over. [default: the student's own]",
 )
-@click.option("--per-image", type=PATH, help="Write each image's figures to this CSV file.")
+@click.option(
+    "--per-image",
+    type=click.Path(path_type=Path, dir_okay=False, writable=True),
+    help="Write each image's figures to this CSV file.",
+)
 @device_option
 @json_option
 def evaluate(manifest: Path, as_json: bool, per_image: Path | None, **options: Any) -> None:
@@ -142,7 +155,7 @@ def evaluate(manifest: Path, as_json: bool, per_image: Path | None, **options: A
 @click.option(
     "--input-size",
     "input_sizes",
-    type=click.IntRange(min=32),
+    type=click.IntRange(min=32, max=8192),
     multiple=True,
     help="Side of the network's input; several are averaged over. [default: the student's own]",
 )

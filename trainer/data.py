@@ -9,6 +9,7 @@ the seed and the step's number.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -251,8 +252,9 @@ class Batches:
             collate_fn=concatenate,
             pin_memory=self.device.type == "cuda",
         )
-        for batch in loader:
-            yield batch.to(self.device)
+        with _lost_workers():
+            for batch in loader:
+                yield batch.to(self.device)
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
         """Every sample once, in the order of the photographs; the last batch may be smaller."""
@@ -294,6 +296,22 @@ class Batches:
             if self.progress is not None:
                 self.progress(done, len(self.photographs))
             yield item
+
+
+@contextlib.contextmanager
+def _lost_workers() -> Iterator[None]:
+    """What went wrong in DataLoader's processes, in one line: theirs is a traceback."""
+    try:
+        yield
+    except SoftfocusError as error:
+        raise DataError(str(error).strip().splitlines()[-1].partition(": ")[2]) from error
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise DataError(
+            "a process that decodes was killed, most likely for want of memory; lower data.workers, data.batch_size "
+            "or data.prepared_size, or raise data.cache_gib"
+        ) from error
 
 
 def _cores() -> int:

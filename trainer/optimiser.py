@@ -26,7 +26,14 @@ def encoder_blocks(student: nn.Module) -> list[str]:
 
 
 def freeze(student: nn.Module, count: int) -> None:
-    """Leave the first `count` blocks of the encoder as they are; -1: all of them."""
+    """Leave the first `count` blocks of the encoder as they are; -1: all of them.
+
+    Raises:
+        SoftfocusError: the encoder has fewer blocks.
+    """
+    blocks = len(encoder_blocks(student))
+    if count > blocks:
+        raise SoftfocusError(f"student.freeze is {count}; this encoder has {blocks} blocks (-1: all of them)")
     frozen = _frozen(student, count)
     for name, parameter in student.named_parameters():
         if block_of(name) in frozen:

@@ -140,7 +140,8 @@ def train(
     freeze(student, config.student.freeze)
     optimiser = create_optimiser(student, config)
 
-    batch_size, accumulate = max(min(config.data.batch_size, len(used)), 1), config.optimiser.accumulate
+    batch_size, accumulate = min(config.data.batch_size, len(used)), config.optimiser.accumulate
+    processes.require_shares(batch_size)
     order = Order(used, batch_size=batch_size, seed=config.seed, masked_share=config.data.masked_share)
     batches = Batches(
         Photographs(used, reader, size=config.data.prepared_size, blur_reader=blur_reader),
