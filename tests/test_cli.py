@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 from conftest import QUICK
 
-from cli import main
+from cli import _is_lack_of_memory, main
 from commands.console import show_result
 from commands.data import LAYOUTS
 from pipeline.errors import SoftfocusError
@@ -182,3 +182,16 @@ def test_the_demo_takes_a_folder_with_spaces(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(SoftfocusError, match="ended with 5"):
         run(["demo", "-o", str(tmp_path / "my demo")], standalone_mode=False)
     assert asked[0][:2] == ["synth", str(tmp_path / "my demo" / "scenes")]
+
+
+def test_lack_of_memory_is_one_line() -> None:
+    """Python's, a GPU's, and torch's on the CPU, which is a plain RuntimeError; any other stays an error of ours."""
+    import torch
+
+    for error, is_lack in (
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes"), True),
+        (RuntimeError("shapes differ"), False),
+    ):
+        assert _is_lack_of_memory(error) == is_lack
