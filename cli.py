@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import click
 
 from commands import audit, bench, data, labels, runs, training
-from commands.console import PATH
+from commands.console import PATH, SEED
 from pipeline.errors import SoftfocusError
 
 
@@ -33,7 +34,9 @@ class Group(click.Group):
             sys.exit(error.exit_code)
         except (KeyboardInterrupt, click.Abort):
             _fail("interrupted; the same command goes on where it stopped", 130)
-        except MemoryError:
+        except (MemoryError, RuntimeError) as error:
+            if not _is_lack_of_memory(error):
+                raise
             _fail("out of memory; use fewer workers or smaller batches", 1)
         except OSError as error:
             _fail(f"{error.filename or 'input/output'}: {error.strerror or error}", 1)
@@ -72,28 +75,38 @@ for command in (
 @click.option("-o", "--out", default="demo", show_default=True, type=PATH)
 @click.option("--scenes", type=click.IntRange(min=20), default=160, show_default=True)
 @click.option("--epochs", type=click.IntRange(min=1), default=12, show_default=True)
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", type=SEED, default=0, show_default=True)
 def demo(out: Path, scenes: int, epochs: int, seed: int) -> None:
     """Everything once, offline, in a few minutes: scenes, labels, a student, its figures, one page."""
     from trainer.demo import show_run
 
-    manifest, labels, run = out / "scenes.jsonl", out / "labels", out / "run"
+    def at(path: str) -> str:
+        return shlex.quote(str(out / path))
+
     commands = [
-        f"synth {out / 'scenes'} --count {scenes} --size 256 384 --seed {seed}",
-        f"index synth {out / 'scenes'} -o {manifest}",
-        f"label {manifest} {labels} --teacher demo",
-        f"train {manifest} --labels {labels} -o {run} --epochs {epochs} --encoder-weights shipped --seed {seed}"
-        " --batch-size 16 --set data.input_size=192 --set data.prepared_size=224 --set validate_every=3",
-        f"evaluate {manifest} --model {run} --split test --labels {labels}",
-        f"predict {out / 'scenes' / 'image'} -o {out / 'maps'} --model {run}",
+        f"synth {at('scenes')} --count {scenes} --size 256 384 --seed {seed}",
+        f"index synth {at('scenes')} -o {at('scenes.jsonl')}",
+        f"label {at('scenes.jsonl')} {at('labels')} --teacher demo",
+        f"train {at('scenes.jsonl')} --labels {at('labels')} -o {at('run')} --epochs {epochs}"
+        f" --encoder-weights shipped --seed {seed} --batch-size 16"
+        " --set data.input_size=192 --set data.prepared_size=224 --set validate_every=3",
+        f"evaluate {at('scenes.jsonl')} --model {at('run')} --split test --labels {at('labels')}",
+        f"predict {at('scenes/image')} -o {at('maps')} --model {at('run')}",
     ]
     for command in commands:
         click.echo(f"$ softfocus {command}")
-        code = main.main(args=command.split(), prog_name="softfocus", standalone_mode=False)
+        code = main.main(args=shlex.split(command), prog_name="softfocus", standalone_mode=False)
         if code:
             raise SoftfocusError(f"demo: `softfocus {command}` ended with {code}")
+    manifest, labels, run = out / "scenes.jsonl", out / "labels", out / "run"
     page = show_run(manifest, labels=labels, run=run, commands=commands, out=out / "index.html")
     click.echo(f"{page}: open it in a browser")
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    """Also torch's: a kind of its own on a GPU, words alone on the CPU."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    return bool(kinds & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
 
 
 def _fail(line: str, code: int) -> None:

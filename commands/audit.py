@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from commands.console import LEFT_OUT, PATH, json_option, progress_bar, say, show_result
+from commands.console import LEFT_OUT, PATH, SEED, Number, jobs_option, json_option, progress_bar, say, show_result
 from commands.teacher import take_teacher, teacher_options, with_confidence
 
 FINDINGS_SHOWN = 40
@@ -51,19 +51,17 @@ def status(store: Path, manifest: Path | None, as_json: bool) -> None:
 @click.command()
 @click.argument("store", type=PATH)
 @click.option("--manifest", type=PATH, help="Compare the store's photographs with these samples too.")
-@click.option("--jobs", default=-1, show_default=True, help="Processes that read; -1 for one a core.")
+@jobs_option
 @click.option(
-    "--max-unknown", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Share of a map without a value."
+    "--max-unknown", type=Number(0, 1), default=0.0, show_default=True, help="Share of a map without a value."
 )
-@click.option(
-    "--max-saturated", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Share at one end of a map."
-)
+@click.option("--max-saturated", type=Number(0, 1), default=0.5, show_default=True, help="Share at one end of a map.")
 @click.option("--repair", is_flag=True, help="Set aside what is damaged; with --manifest and --teacher make it again.")
 @click.option("--sample", type=click.IntRange(min=1), metavar="N", help="Run the teacher again on N photographs.")
-@click.option("--seed", default=0, show_default=True, help="Of the choice of these.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the choice of these.")
 @click.option(
     "--tolerance",
-    type=click.FloatRange(min=0),
+    type=Number(min=0),
     default=0.005,
     show_default=True,
     help="Mean difference from the teacher, as a part of a map's range; ten times that for a single pixel.",

@@ -10,9 +10,8 @@ from typing import Any
 import click
 
 from commands import bench_training
-from commands.console import PATH, device_option, json_option, markdown_table, say, show_result
+from commands.console import PATH, device_option, json_option, list_devices, markdown_table, say, show_result
 from commands.teacher import load_any_teacher
-from commands.workers import list_devices
 
 
 @click.group()

@@ -10,13 +10,13 @@ from typing import Any
 
 import click
 
-from commands.console import PATH, device_option, json_option, say, show_result, table
+from commands.console import PATH, Number, device_option, json_option, say, show_result, table
 
 
 def seconds_option(default: float) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return click.option(
         "--seconds",
-        type=click.FloatRange(min=0),
+        type=Number(min=0),
         default=default,
         show_default=True,
         help="A turn takes about so long.",

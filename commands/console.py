@@ -22,8 +22,55 @@ WARNINGS_SHOWN = 3
 SPLITS = ("train", "val", "test")
 
 PATH = click.Path(path_type=Path)
+SEED = click.IntRange(min=0)
+
+
+class Number(click.FloatRange):
+    """A number in a range; click's own lets NaN through every range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{number} is not a number", param, ctx)
+        return number
+
+
+class Jobs(click.IntRange):
+    """Processes: a number from 1, or -1 for one a core."""
+
+    def __init__(self) -> None:
+        super().__init__(min=-1)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        number: int = super().convert(value, param, ctx)
+        if number == 0:
+            self.fail("0: give a number from 1, or -1 for one a core.", param, ctx)
+        return number
+
+
+def list_devices(text: str) -> list[str]:
+    """The devices that a comma-separated list names; "all" is every CUDA device, or the CPU where there is none.
+
+    What is not there is refused here, before processes are started for it.
+    """
+    names = [name.strip() for name in text.split(",")]
+    if len(set(names)) < len(names) or not all(names):
+        raise click.UsageError(f"--device {text}: name each device once, such as cuda:0,cuda:1")
+    if len(names) == 1 and names != ["all"]:
+        return names
+    import torch
+
+    there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    if names == ["all"]:
+        return there[1:] or there
+    absent = next((name for name in names if name not in there), None)
+    if absent:
+        raise click.UsageError(f"--device {text}: {absent} is not there; this machine has {', '.join(there)}")
+    return names
+
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+jobs_option = click.option("--jobs", default=-1, show_default=True, type=Jobs(), help="Processes; -1 for one a core.")
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 
 

@@ -7,7 +7,19 @@ from typing import Any
 
 import click
 
-from commands.console import LEFT_OUT, PATH, WARNINGS_SHOWN, json_option, list_left_out, progress_bar, say, show_result
+from commands.console import (
+    LEFT_OUT,
+    PATH,
+    SEED,
+    WARNINGS_SHOWN,
+    Number,
+    jobs_option,
+    json_option,
+    list_left_out,
+    progress_bar,
+    say,
+    show_result,
+)
 
 LAYOUTS = ("cuhk", "dut", "ctcug", "ebd", "pairs", "images", "synth")
 
@@ -22,9 +34,9 @@ LAYOUTS = ("cuhk", "dut", "ctcug", "ebd", "pairs", "images", "synth")
     type=click.Choice(["white-is-blur", "white-is-focus"]),
     help="What white means in the masks; `pairs` needs it.",
 )
-@click.option("--val-fraction", default=0.1, show_default=True, type=click.FloatRange(0, 1, max_open=True))
-@click.option("--seed", default=0, show_default=True, help="Of the validation split.")
-@click.option("--jobs", default=-1, show_default=True, help="Processes; -1 for one a core.")
+@click.option("--val-fraction", default=0.1, show_default=True, type=Number(0, 1, max_open=True))
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the validation split.")
+@jobs_option
 @click.option("--decode/--no-decode", default=True, help="Decode every photograph, to find damaged ones now.")
 @json_option
 def index(out: Path, as_json: bool, **options: Any) -> int:
@@ -54,15 +66,20 @@ def _picture_options(command: Any) -> Any:
     for option in (
         click.option("-n", "--count", type=click.IntRange(min=1), default=100, show_default=True),
         click.option(
-            "--size", nargs=2, type=click.IntRange(min=32), default=(320, 480), show_default=True, metavar="H W"
+            "--size",
+            nargs=2,
+            type=click.IntRange(min=64, max=8192),
+            default=(320, 480),
+            show_default=True,
+            metavar="H W",
         ),
-        click.option("--seed", default=0, show_default=True),
+        click.option("--seed", type=SEED, default=0, show_default=True),
         click.option(
             "--threshold-px",
-            type=float,
+            type=Number(min=0, min_open=True),
             help="A wider circle of confusion is out of focus. [default: 3 where the longer side has 480 pixels]",
         ),
-        click.option("--jobs", default=-1, show_default=True, help="Processes; -1 for one a core."),
+        jobs_option,
         json_option,
     )[::-1]:
         command = option(command)

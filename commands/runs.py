@@ -14,8 +14,10 @@ from commands.console import (
     LEFT_OUT,
     PATH,
     SPLITS,
+    Number,
     builtins_of,
     json_option,
+    list_devices,
     list_left_out,
     progress_bar,
     say,
@@ -174,7 +176,7 @@ def _with_each(args: Sequence[str]) -> Iterator[str]:
 @epoch_option
 @click.option("--by", multiple=True, metavar="KEY", help="The value in which A and B are meant to differ.")
 @click.option("--paired-only", is_flag=True, help="Leave out seeds that only one group has.")
-@click.option("--confidence", type=click.FloatRange(0.5, 1, max_open=True), default=0.95, show_default=True)
+@click.option("--confidence", type=Number(0.5, 1, max_open=True), default=0.95, show_default=True)
 @json_option
 def compare(a: tuple[Path, ...], b: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     """Compare two groups of runs, paired by seed: the mean difference and its confidence intervals.
@@ -217,7 +219,13 @@ def compare(a: tuple[Path, ...], b: tuple[Path, ...], as_json: bool, **options: 
 )
 @click.option("--follow-seed", multiple=True, metavar="KEY", help="A value of the config that is set to the seed.")
 @click.option("--evaluate", multiple=True, type=click.Choice(SPLITS), help="Also score each finished run on a split.")
-@click.option("--devices", default="auto", show_default=True, help="Such as cuda:0,cuda:1; auto is the first GPU.")
+@click.option(
+    "--device",
+    "--devices",
+    default="auto",
+    show_default=True,
+    help="auto, cpu, cuda, cuda:N; several with commas; all: every CUDA device.",
+)
 @click.option("--at-once", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at once on a device.")
 @config_options
 @json_option
@@ -256,7 +264,7 @@ def sweep(manifest: Path, out: Path, as_json: bool, **options: Any) -> int:
             trials=trials,
             configure=configure,
             evaluate=options["evaluate"],
-            devices=options["devices"].split(","),
+            devices=list_devices(options["device"]),
             at_once=options["at_once"],
             say=say,
             progress=lambda r: show(

@@ -13,8 +13,13 @@ import click
 from commands.console import device_option
 
 _OPTIONS = (
-    click.option("--card", help="How an ONNX teacher wants its input: a YAML file, or a known card's name."),
-    click.option("--size", type=click.IntRange(min=32), help="The teacher's input size, in its own size rule."),
+    click.option(
+        "--card",
+        help="How an ONNX teacher wants its input: a YAML file, or a known card's name. [default: by the file's hash]",
+    ),
+    click.option(
+        "--size", type=click.IntRange(min=32, max=8192), help="The teacher's input size, in its own size rule."
+    ),
     click.option(
         "--quantity",
         type=click.Choice(["depth", "blur"]),

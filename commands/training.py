@@ -26,7 +26,7 @@ model_option = click.option("--model", required=True, type=PATH, help="A run fol
 input_size_option = click.option(
     "--input-size",
     "input_sizes",
-    type=click.IntRange(min=32),
+    type=click.IntRange(min=32, max=8192),
     multiple=True,
     help="Side of the network's input; several are averaged over. [default: the student's own]",
 )
@@ -49,9 +49,13 @@ def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any other value of the config."),
         click.option("--partial", is_flag=True, help="Use samples that lack a mask or a label for what they have."),
-        click.option("--encoder-weights", help="auto, hub, shipped, none, or a file in timm's names."),
-        click.option("--batch-size", type=int),
-        click.option("--epochs", type=int),
+        click.option(
+            "--encoder-weights",
+            help="auto (the hub's, else the shipped ones), hub, shipped, none, or a file in timm's names. "
+            "[default: the preset's]",
+        ),
+        click.option("--batch-size", type=int, help="[default: the preset's]"),
+        click.option("--epochs", type=int, help="[default: the preset's]"),
         click.option("--config", "file", type=PATH, help="YAML on top of the preset."),
         click.option("--preset", default="lite", show_default=True, help="lite, base, paper-resnext101, paper-vgg16."),
     ):
@@ -71,7 +75,10 @@ def config_from(options: Mapping[str, Any], *, overrides: Iterable[str] = ()) ->
     """The configuration that `config_options` ask for, with more overrides on top."""
     from trainer.config import load_config
 
-    asked = [*options["overrides"], *(f"{key}={options[o]}" for o, key in CONFIG_OPTIONS.items() if options[o])]
+    def given(value: Any) -> bool:  # 0 is given, and wrong
+        return value is not None and value is not False
+
+    asked = [*options["overrides"], *(f"{key}={options[o]}" for o, key in CONFIG_OPTIONS.items() if given(options[o]))]
     return load_config(preset=options["preset"], file=options["file"], overrides=[*asked, *overrides])
 
 
@@ -80,7 +87,7 @@ def config_from(options: Mapping[str, Any], *, overrides: Iterable[str] = ()) ->
 @labels_options
 @click.option("-o", "--out", required=True, type=PATH, help="The run folder.")
 @config_options
-@click.option("--seed", type=int)
+@click.option("--seed", type=int, help="[default: the configuration's, 0]")
 @device_option
 @json_option
 def train(manifest: Path, labels: Path | None, out: Path, as_json: bool, **options: Any) -> None:
@@ -108,8 +115,8 @@ def train(manifest: Path, labels: Path | None, out: Path, as_json: bool, **optio
         )
     figures = ", ".join(f"{k} {v:.4f}" for k, v in summary.best.items() if k.startswith("val_"))
     best = f"  best epoch {summary.best['epoch']}: {figures}" if figures else "  no validation split"
-    speed = f"{summary.seconds:.0f} s, {summary.images_per_second:.0f} images/s"
-    show_result(summary, as_json, [f"{out}: {summary.epochs} epochs, {speed}", best])
+    rate = f", {summary.images_per_second:.0f} images/s" if summary.images_per_second else ""
+    show_result(summary, as_json, [f"{out}: {summary.epochs} epochs, {summary.seconds:.0f} s{rate}", best])
 
 
 @click.command()
@@ -118,7 +125,11 @@ def train(manifest: Path, labels: Path | None, out: Path, as_json: bool, **optio
 @click.option("--split", type=click.Choice(SPLITS), default="test", show_default=True)
 @click.option("--labels", type=PATH, help="Also compare the student's depth with this store.")
 @input_size_option
-@click.option("--per-image", type=PATH, help="Write each image's figures to this CSV file.")
+@click.option(
+    "--per-image",
+    type=click.Path(path_type=Path, dir_okay=False, writable=True),
+    help="Write each image's figures to this CSV file.",
+)
 @device_option
 @json_option
 def evaluate(manifest: Path, as_json: bool, per_image: Path | None, **options: Any) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+from commands.console import list_devices
+
 TeamFactory = Callable[[Path, Callable[..., Any], dict[str, Any]], Any]
 """From the store, how to load the teacher, and what the workers are told: batch size, compile, threads."""
 
@@ -58,7 +60,7 @@ def worker_options(command: Callable[..., Any]) -> Callable[..., Any]:
             raise click.UsageError(f"{backend} workers have their devices; leave out --processes and lists")
         if backend == "dask" and not address:
             raise click.UsageError("--backend dask needs --address, as `dask scheduler` prints it: tcp://HOST:8786")
-        devices = list_devices(device)
+        devices = list_devices(device) if backend == "loky" else [device]
         make_team: TeamFactory
         if backend != "loky":
             make_team = functools.partial(_cluster, backend=backend, address=address or "auto", device=device)
@@ -69,18 +71,6 @@ def worker_options(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(*args, device=devices[0], part=_parsed_part(part), make_team=make_team, **options)
 
     return with_team
-
-
-def list_devices(text: str) -> list[str]:
-    """The devices that `--device` names. "all" is the CPU where there is no CUDA device."""
-    if text != "all":
-        names = [name.strip() for name in text.split(",")]
-        if len(set(names)) < len(names) or not all(names):
-            raise click.UsageError(f"--device {text}: name each device once, such as cuda:0,cuda:1")
-        return names
-    import torch
-
-    return [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cpu"]
 
 
 def _parsed_part(text: str | None) -> tuple[int, int]:

@@ -9,9 +9,10 @@ import pytest
 from click.testing import CliRunner, Result
 from conftest import QUICK
 
-from cli import main
+from cli import _is_lack_of_memory, main
 from commands.console import show_result
 from commands.data import LAYOUTS
+from pipeline.errors import SoftfocusError
 
 
 def run(*arguments: object) -> Result:
@@ -137,3 +138,60 @@ def test_what_the_command_line_repeats_is_what_the_library_says() -> None:
     from pipeline.datasets import LAYOUTS as LIBRARY_LAYOUTS
 
     assert set(LAYOUTS) == set(LIBRARY_LAYOUTS)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("verify s --seed -1", "-1 is not in the range"),
+        ("verify s --tolerance nan", "nan is not a number"),
+        ("synth s --seed -1", "-1 is not in the range"),
+        ("synth s --jobs 0", "0: give a number from 1, or -1"),
+        ("refocus m --labels s -o out --jobs -2", "-2 is not in the range"),
+        ("runs compare a --with b --confidence nan", "nan is not a number"),
+        ("evaluate m --model r --input-size 10000000", "10000000 is not in the range"),
+        ("label m s --teacher demo --device cpu,cuda:77", "cuda:77 is not there"),
+        ("sweep m -o out --device cpu,tpu", "tpu is not there"),
+    ],
+)
+def test_absurd_options_are_wrong_usage(command: str, words: str) -> None:
+    """Exit code 2, before anything is read or a process started."""
+    done = CliRunner().invoke(main, command.split())
+    assert done.exit_code == 2
+    assert words in done.output
+
+
+@pytest.mark.parametrize("option", ["--epochs", "--batch-size"])
+def test_an_option_of_zero_is_given(tmp_path: Path, option: str) -> None:
+    """0 is refused as any wrong value, not taken for an option that was left away."""
+    done = CliRunner().invoke(main, ["train", "m.jsonl", "-o", str(tmp_path / "run"), option, "0"])
+    assert done.exit_code == 1
+    assert "is 0; it must be a whole number >= 1" in str(done.exception) + done.output
+
+
+def test_the_demo_takes_a_folder_with_spaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its commands are quoted, as one would type them."""
+    asked: list[list[str]] = []
+
+    def note(*, args: list[str], **_: object) -> int:
+        asked.append(args)
+        return 5
+
+    run = main.main
+    monkeypatch.setattr(main, "main", note)
+    with pytest.raises(SoftfocusError, match="ended with 5"):
+        run(["demo", "-o", str(tmp_path / "my demo")], standalone_mode=False)
+    assert asked[0][:2] == ["synth", str(tmp_path / "my demo" / "scenes")]
+
+
+def test_lack_of_memory_is_one_line() -> None:
+    """Python's, a GPU's, and torch's on the CPU, which is a plain RuntimeError; any other stays an error of ours."""
+    import torch
+
+    for error, is_lack in (
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes"), True),
+        (RuntimeError("shapes differ"), False),
+    ):
+        assert _is_lack_of_memory(error) == is_lack

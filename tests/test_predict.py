@@ -104,7 +104,7 @@ def test_what_cannot_be_predicted_is_named(student: Path, tmp_path: Path) -> Non
     (tmp_path / "other.safetensors").write_bytes(b"12345678 no weights")
     with pytest.raises(SoftfocusError, match=r"other\.safetensors"):
         predict([one], out=tmp_path / "out", model=tmp_path / "other.safetensors")
-    with pytest.raises(SoftfocusError, match="64 x 64"):
+    with pytest.raises(SoftfocusError, match="choose 64 or 96"):
         predict([one], out=tmp_path / "out", model=student, input_sizes=[70], device="cpu")
     assert not (tmp_path / "out").exists()
 
@@ -147,8 +147,25 @@ def test_a_student_of_masks_alone_gives_no_depth(tmp_path: Path) -> None:
     with pytest.raises(SoftfocusError, match="masks alone"):
         predict(
             [photograph(tmp_path / "a.png")],
-            out=tmp_path,
+            out=tmp_path / "maps",
             model=tmp_path / "tiny.safetensors",
             depth=True,
             device="cpu",
         )
+
+
+def test_no_map_is_written_over_a_photograph(student: Path, tmp_path: Path) -> None:
+    """PNG photographs and maps have the same names: their folder is refused as the maps' one, and nothing changes."""
+    path = photograph(tmp_path / "in" / "a.png")
+    before = path.read_bytes()
+    with pytest.raises(SoftfocusError, match=r"a\.png: is a photograph"):
+        predict([tmp_path / "in"], out=tmp_path / "in", model=student, device="cpu")
+    assert path.read_bytes() == before
+
+
+def test_maps_below_the_photographs_are_no_photographs(student: Path, tmp_path: Path) -> None:
+    """The same command twice writes the same maps."""
+    photograph(tmp_path / "in" / "a.jpg")
+    for _ in range(2):
+        summary = predict([tmp_path / "in"], out=tmp_path / "in" / "maps", model=student, device="cpu")
+        assert summary.written == [str(tmp_path / "in" / "maps" / "a.png")]

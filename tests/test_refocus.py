@@ -12,6 +12,7 @@ from PIL import Image
 from pipeline.datasets import index
 from pipeline.distill import label
 from pipeline.manifest import read_manifest
+from pipeline.provenance import BLUR_PROBABILITY
 from pipeline.refocus import refocus
 from pipeline.refocus.contours import evened, stepped
 from pipeline.refocus.sheets import cut
@@ -154,13 +155,19 @@ def test_a_set_is_a_synth_dataset_and_goes_on_where_it_stopped(photographs: tupl
             assert '"photograph": "photos/0"' in str(exact["scene"])
 
 
-def test_what_cannot_be_refocused_is_named(photographs: tuple[Path, Path], tmp_path: Path) -> None:
+def test_what_cannot_be_refocused_is_named(
+    photographs: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Photographs without a label or with an old one, another set in the folder, bad options."""
     manifest, labels = photographs
     with pytest.raises(SynthError, match="at least 64"):
         refocus(manifest, labels, tmp_path / "set", count=1, size=(20, 200))
     with pytest.raises(SynthError, match="2 of 2 photographs are smaller"):
         refocus(manifest, labels, tmp_path / "set", count=1, size=(64, 250))
+    with monkeypatch.context() as patch:
+        patch.setattr(LabelReader, "quantity", BLUR_PROBABILITY)
+        with pytest.raises(SynthError, match="holds blur probability"):
+            refocus(manifest, labels, tmp_path / "set", count=1, size=SIZE, jobs=1)
     refocus(manifest, labels, tmp_path / "set", count=1, size=SIZE, jobs=1)
     with pytest.raises(SynthError, match="choose another folder"):
         refocus(manifest, labels, tmp_path / "set", count=1, size=SIZE, seed=1, jobs=1)

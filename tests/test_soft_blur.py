@@ -264,8 +264,11 @@ def test_a_store_of_the_wrong_quantity_is_refused(
 ) -> None:
     """Depth as soft blur, blur as depth, in training and in evaluation: with the option that takes it."""
     for stores, words in (
-        ({"blur_labels": small_labels}, "holds relative inverse depth, and --blur-labels takes blur probability; give"),
-        ({"labels": blur_labels}, "holds blur probability, and --labels takes .*; give it as --blur-labels"),
+        ({"blur_labels": small_labels}, "holds relative inverse depth, and --blur-labels takes .*; `softfocus train`"),
+        (
+            {"labels": blur_labels},
+            "holds blur probability, and --labels .*; `softfocus train` takes it as --blur-labels",
+        ),
     ):
         with pytest.raises(SoftfocusError, match=words):
             train(small_set, out=tmp_path / "run", config=quick(), device="cpu", **stores)  # type: ignore[arg-type]

@@ -38,7 +38,7 @@ def arguments(manifest: Path, labels: Path, out: Path, *more: object, epochs: in
 def test_seeds_are_ranges_and_lists() -> None:
     """Both at once too; what is neither is refused."""
     assert parse_seeds("0-2,7") == [0, 1, 2, 7]
-    for text in ("", "a", "3-", "-1", "5-3"):
+    for text in ("", "a", "3-", "-1", "5-3", "0-99999999"):
         with pytest.raises(SweepError):
             parse_seeds(text)
 
@@ -168,3 +168,14 @@ def wait_for(condition, process) -> None:  # type: ignore[no-untyped-def]
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_folder_of_something_else_is_refused(small_set: Path, small_labels: Path, tmp_path: Path) -> None:
+    """A label store or a run is no sweep's folder; labels of another quantity are refused before any run."""
+    done = run(*arguments(small_set, small_labels, small_labels))
+    assert done.exit_code == 1
+    assert "no sweep.json" in done.stderr
+    done = run(*arguments(small_set, small_labels, tmp_path / "s", "--blur-labels", small_labels))
+    assert done.exit_code == 1
+    assert "holds relative inverse depth" in done.stderr
+    assert not (tmp_path / "s").exists()

@@ -130,6 +130,10 @@ def test_what_cannot_be_rendered_is_named(tmp_path: Path) -> None:
         synthesize(tmp_path, count=1, threshold_px=0)
     with pytest.raises(SynthError, match="no JPEG or PNG"):
         synthesize(tmp_path, count=1, textures=tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "store.json").touch()
+    with pytest.raises(SynthError, match=r"holds 'store\.json' and no pictures"):
+        synthesize(tmp_path / "other", count=1, size=SIZE, jobs=1)
     synthesize(tmp_path / "set", count=1, size=SIZE, jobs=1)
     with pytest.raises(SynthError, match="choose another folder"):
         synthesize(tmp_path / "set", count=1, size=SIZE, seed=1, jobs=1)

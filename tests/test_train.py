@@ -22,6 +22,7 @@ from trainer.checkpoint import load_state, load_student
 from trainer.config import Config, load_config
 from trainer.device import choose_device
 from trainer.optimiser import Schedule, create_optimiser, encoder_blocks
+from trainer.processes import Processes
 from trainer.students.encoders import block_of
 from trainer.students.initial import initial_student
 from trainer.students.model import build_student
@@ -206,8 +207,10 @@ def test_samples_that_do_not_fit_into_memory_are_streamed(small_set: Path, small
 
 def test_a_loss_that_explodes_ends_the_run_with_advice(small_set: Path, tmp_path: Path) -> None:
     """Not a number is never trained on silently."""
-    with pytest.raises(SoftfocusError, match=r"lower optimiser\.lr"):
-        train(small_set, out=tmp_path / "run", config=quick("optimiser.lr=1e30", "epochs=4"), device="cpu")
+    for epochs in (1, 4):  # at once in the weights alone, later in the loss too
+        config = quick("optimiser.lr=1e9", "optimiser.warmup=0", "optimiser.clip=0", "data.steps=1", f"epochs={epochs}")
+        with pytest.raises(SoftfocusError, match=r"lower optimiser\.lr"):
+            train(small_set, out=tmp_path / f"run-{epochs}", config=config, device="cpu")
 
 
 def test_an_absent_device_is_named() -> None:
@@ -226,6 +229,8 @@ def test_frozen_blocks_stay_as_they_are(small_set: Path, tmp_path: Path) -> None
     moved = {block_of(name) for name in before if not torch.equal(before[name], after[name])}
     blocks = encoder_blocks(build_student(config.student))
     assert moved == {None, *blocks[2:]}
+    with pytest.raises(SoftfocusError, match=f"student.freeze is 99; this encoder has {len(blocks)} blocks"):
+        train(small_set, out=tmp_path / "more", config=quick("student.freeze=99"), device="cpu")
 
 
 def test_deeper_blocks_learn_more_slowly() -> None:
@@ -301,3 +306,21 @@ def test_a_size_that_the_student_does_not_take_is_refused(small_set: Path, tmp_p
     config = quick("data.input_size=40", "data.prepared_size=64")
     with pytest.raises(SoftfocusError, match="input size 40: this student takes multiples of 32; choose 32 or 64"):
         train(small_set, out=tmp_path / "run", config=config, device="cpu")
+
+
+def test_a_batch_that_processes_cannot_share_is_refused() -> None:
+    """Before anything is prepared, with sizes that can be shared."""
+    processes = Processes("cpu")
+    processes.count = 4
+    processes.require_shares(8)
+    with pytest.raises(SoftfocusError, match="6 samples cannot be shared by 4 processes; choose 4 or 8"):
+        processes.require_shares(6)
+
+
+@pytest.mark.parametrize("gib", [8, 0])
+def test_a_photograph_that_went_missing_is_named_in_one_line(small_set: Path, tmp_path: Path, gib: int) -> None:
+    """Whoever decodes it: a thread of this process, or another process."""
+    (small_set.parent / "photos" / "image" / "03.png").unlink()
+    with pytest.raises(SoftfocusError, match=r"03\.png: no such file") as caught:
+        train(small_set, out=tmp_path / "run", config=quick(f"data.cache_gib={gib}", "data.workers=1"), device="cpu")
+    assert "\n" not in str(caught.value)

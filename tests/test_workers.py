@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from test_distill import RampTeacher, add_photographs, files, make_set, no_teacher, spoil, temporaries
 
 from cli import main
-from commands.workers import list_devices
+from commands.console import list_devices
 from pipeline.distill import LabelProgress, LabelSummary, label
 from pipeline.distill.processes import Processes
 from pipeline.distill.worker import Order, thread_share
@@ -366,7 +367,10 @@ def test_devices_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     """One, several, or all that torch sees."""
     import torch
 
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     assert list_devices("cuda:0, cuda:2") == ["cuda:0", "cuda:2"]
+    with pytest.raises(click.UsageError, match="cuda:3 is not there"):
+        list_devices("cuda:0,cuda:3")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert list_devices("all") == ["cuda:0", "cuda:1"]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)

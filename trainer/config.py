@@ -15,13 +15,24 @@ import msgspec
 import yaml
 
 from pipeline.contract import SoftfocusError
+from trainer.refusal import explain
 
 __all__ = ["Augmentation", "BlurDistillation", "BlurLoss", "Config", "ConfigError", "Data", "DepthLoss"]
 __all__ += ["Distillation", "Log", "Optimiser", "Student", "dump_config", "load_config", "preset_names"]
 
-Weight = Annotated[float, msgspec.Meta(ge=0)]
+HUGE = 1e9  # keeps infinity out
+Weight = Annotated[float, msgspec.Meta(ge=0, le=HUGE)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
-Positive = Annotated[float, msgspec.Meta(gt=0)]
+PartOf = Annotated[float, msgspec.Meta(gt=0, le=1)]  # a share that is not nothing
+Decay = Annotated[float, msgspec.Meta(ge=0, lt=1)]  # what is kept of a mean at each step; at 1 it would never move
+Positive = Annotated[float, msgspec.Meta(gt=0, le=HUGE)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Optional = Annotated[int, msgspec.Meta(ge=0)]  # a count, 0 = none
+Seed = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+Side = Annotated[int, msgspec.Meta(ge=1, le=8192)]  # pixels
+OrAll = Annotated[int, msgspec.Meta(ge=-1, le=256)]  # -1: all there are
+Splits = Annotated[tuple[Literal["train", "val"], ...], msgspec.Meta(min_length=1)]
+Text = Annotated[str, msgspec.Meta(min_length=1)]
 
 
 class ConfigError(SoftfocusError):
@@ -35,46 +46,48 @@ class Section(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class Student(Section):
     """The network: see `trainer.students.model.create_student`."""
 
-    name: str = "lite"
-    encoder: str = "tf_efficientnet_lite0"  # any timm model with `features_only` (lite only)
-    encoder_weights: str = "auto"  # auto, hub, shipped, none, or a file in timm's names
-    channels: int = 64  # decoder width (lite only)
-    context: str = "none"  # at the coarsest scale of lite: none, srfb (depth-wise) or attention
-    start: str | None = None  # a run folder or .safetensors file whose student this run starts from, all of it
-    freeze: int = 0  # blocks of the encoder that stay as they are, counted from the input; -1: all
+    name: Text = "lite"
+    encoder: Text = "tf_efficientnet_lite0"  # any timm model with `features_only` (lite only)
+    encoder_weights: Text = "auto"  # auto, hub, shipped, none, or a file in timm's names
+    channels: Annotated[int, msgspec.Meta(ge=2, le=2048)] = 64  # decoder width (lite only)
+    context: Literal["none", "srfb", "attention"] = "none"  # at the coarsest scale of lite
+    start: Text | None = None  # a run folder or .safetensors file whose student this run starts from, all of it
+    freeze: Annotated[int, msgspec.Meta(ge=-1)] = (
+        0  # blocks of the encoder that stay as they are, counted from the input; -1: all
+    )
 
 
 class Data(Section):
     """Sizes are sides in pixels of the square that the whole frame is squashed to, as in the paper."""
 
-    input_size: int = 320  # what the network sees
-    test_sizes: tuple[int, ...] = ()  # what it sees in use, averaged over; by default input_size
-    prepared_size: int = 400  # what is decoded once and then cropped from
-    batch_size: int = 32
-    cache_gib: float = 8.0  # prepared samples are kept in memory up to this; beyond it they are decoded anew
-    workers: int = -1  # processes that decode; -1: one a core, 16 at most
+    input_size: Side = 320  # what the network sees
+    test_sizes: tuple[Side, ...] = ()  # what it sees in use, averaged over; by default input_size
+    prepared_size: Side = 400  # what is decoded once and then cropped from
+    batch_size: Count = 32
+    cache_gib: Weight = 8.0  # prepared samples are kept in memory up to this; beyond it they are decoded anew
+    workers: OrAll = -1  # processes that decode; -1: one a core, 16 at most
     partial: bool = False  # train also on samples that lack a mask or a label
-    teacher: str | None = None  # whose labels must be in the store: KIND:NAME, NAME, or a hash's first digits
-    splits: tuple[str, ...] = ("train",)  # what is learnt; ("train", "val") leaves nothing to validate by
-    cache: str | None = None  # folder of prepared samples, mapped into memory, shared by runs
-    steps: int | None = None  # steps an epoch; by default one pass over the samples
-    mask_fraction: float = 1.0  # share of the training masks that is used (the rest counts as lacking)
+    teacher: Text | None = None  # whose labels must be in the store: KIND:NAME, NAME, or a hash's first digits
+    splits: Splits = ("train",)  # what is learnt; ("train", "val") leaves nothing to validate by
+    cache: Text | None = None  # folder of prepared samples, mapped into memory, shared by runs
+    steps: Count | None = None  # steps an epoch; by default one pass over the samples
+    mask_fraction: PartOf = 1.0  # share of the training masks that is used (the rest counts as lacking)
     mask_seed: int = 0  # which masks; a larger fraction of the same seed holds the smaller one
-    masked_share: float | None = None  # share of each batch that has masks; by default as they come
+    masked_share: PartOf | None = None  # share of each batch that has masks; by default as they come
 
 
 class Augmentation(Section):
     """Random changes to a training sample; mask and depth follow the geometry of the image."""
 
-    min_area: float = 0.5  # a crop covers this share of the frame to all of it
-    aspect: float = 0.15  # its aspect ratio changes by up to this factor, log-uniform
-    flip: float = 0.5  # probability of a horizontal flip
-    brightness: float = 0.3
-    contrast: float = 0.3
-    saturation: float = 0.4
-    grey: float = 0.1  # probability of a grey photograph
-    noise: float = 0.0  # largest deviation of Gaussian noise, pixels in [0, 1]; uniform below it
-    cutmix: float = 0.0  # probability that a rectangle comes from another sample, mask and labels with it
+    min_area: PartOf = 0.5  # a crop covers this share of the frame to all of it
+    aspect: Share = 0.15  # its aspect ratio changes by up to this factor, log-uniform
+    flip: Share = 0.5  # probability of a horizontal flip
+    brightness: Share = 0.3
+    contrast: Share = 0.3
+    saturation: Share = 0.4
+    grey: Share = 0.1  # probability of a grey photograph
+    noise: Share = 0.0  # largest deviation of Gaussian noise, pixels in [0, 1]; uniform below it
+    cutmix: Share = 0.0  # probability that a rectangle comes from another sample, mask and labels with it
 
 
 class BlurLoss(Section):
@@ -127,23 +140,23 @@ class BlurDistillation(Distillation):
 class Optimiser(Section):
     """Names of optimiser and schedule are timm's; `encoder_lr` is the encoder's share of the learning rate."""
 
-    name: str = "adamw"
-    lr: float = 1e-3
-    encoder_lr: float = 0.5
-    layer_decay: float = 1.0  # factor of the rate from each block of the encoder to the one before
-    weight_decay: float = 0.05
-    betas: tuple[float, float] = (0.9, 0.99)
-    schedule: str = "cosine"
-    warmup: float = 0.05  # share of the run in which the rate rises
-    accumulate: int = 1  # batches a step: gradients are averaged over them
-    clip: float = 1.0  # largest norm of the gradient
-    ema: float = 0.998  # decay of the averaged weights that are validated and shipped
+    name: Text = "adamw"
+    lr: Positive = 1e-3
+    encoder_lr: Weight = 0.5
+    layer_decay: PartOf = 1.0  # factor of the rate from each block of the encoder to the one before
+    weight_decay: Weight = 0.05
+    betas: tuple[Decay, Decay] = (0.9, 0.99)
+    schedule: Text = "cosine"
+    warmup: Share = 0.05  # share of the run in which the rate rises
+    accumulate: Count = 1  # batches a step: gradients are averaged over them
+    clip: Weight = 1.0  # largest norm of the gradient
+    ema: Decay = 0.998  # decay of the averaged weights that are validated and shipped
 
 
 class Log(Section):
     """What is written while a run goes on, beside metrics.csv; it does not change what the run comes to."""
 
-    pictures: int = 6  # validation samples whose maps are drawn at each validation
+    pictures: Optional = 6  # validation samples whose maps are drawn at each validation
     tensorboard: bool = False  # needs the extra `tensorboard`
 
 
@@ -158,44 +171,22 @@ class Config(Section):
     blur_distillation: BlurDistillation = msgspec.field(default_factory=BlurDistillation)
     optimiser: Optimiser = msgspec.field(default_factory=Optimiser)
     log: Log = msgspec.field(default_factory=Log)
-    epochs: int = 100
-    validate_every: int = 5  # epochs
-    seed: int = 0
-    precision: str = "auto"  # auto: bfloat16 where the device has it, else float32; or bfloat16, float32
+    epochs: Count = 100
+    validate_every: Count = 5  # epochs
+    seed: Seed = 0
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"  # auto: bfloat16 where the device has it, else float32
     channels_last: bool = True
     compile: bool = False  # torch.compile: a minute at the start, then faster steps
     cuda_graph: bool = True  # on a GPU a step is recorded once and replayed
     search_kernels: bool = False  # try cuDNN's kernels for each layer: a minute at the start, then faster steps
-    keep_every: int = 0  # also keep epoch-NNNN.safetensors every so many epochs
+    keep_every: Optional = 0  # also keep epoch-NNNN.safetensors every so many epochs
 
     def __post_init__(self) -> None:
-        for key, value in (
-            ("epochs", self.epochs),
-            ("validate_every", self.validate_every),
-            ("data.batch_size", self.data.batch_size),
-            ("data.input_size", self.data.input_size),
-            ("optimiser.accumulate", self.optimiser.accumulate),
-        ):
-            if value < 1:
-                raise ValueError(f"{key} is {value}; it must be at least 1")
         if self.data.prepared_size < self.data.input_size:
             raise ValueError(
                 f"data.prepared_size ({self.data.prepared_size}) is smaller than data.input_size "
                 f"({self.data.input_size}); make it at least as large"
             )
-        if not 0 < self.augmentation.min_area <= 1:
-            raise ValueError(f"augmentation.min_area is {self.augmentation.min_area}; it must lie in (0, 1]")
-        if not 0 < self.data.mask_fraction <= 1:
-            raise ValueError(f"data.mask_fraction is {self.data.mask_fraction}; it must lie in (0, 1]")
-        if self.data.masked_share is not None and not 0 < self.data.masked_share <= 1:
-            raise ValueError(f"data.masked_share is {self.data.masked_share}; it must lie in (0, 1]")
-        unknown = set(self.data.splits) - {"train", "val"}
-        if unknown or not self.data.splits:
-            raise ValueError(f"data.splits is {list(self.data.splits)}; name train, val or both")
-        if self.student.context not in ("none", "srfb", "attention"):
-            raise ValueError(f"student.context is {self.student.context!r}; choose none, srfb or attention")
-        if self.precision not in ("auto", "bfloat16", "float32"):
-            raise ValueError(f"precision is {self.precision!r}; choose auto, bfloat16 or float32")
 
 
 def preset_names() -> list[str]:
@@ -227,7 +218,7 @@ def load_config(*, preset: str = "lite", file: Path | str | None = None, overrid
         return msgspec.convert(tree, Config, strict=False)
     except msgspec.ValidationError as error:
         where = str(file) if file is not None else f"preset {preset}"
-        raise ConfigError(f"configuration ({where} and overrides): {_plain(str(error))}") from error
+        raise ConfigError(f"configuration ({where} and overrides): {explain(error, tree, Config)}") from error
 
 
 def dump_config(config: Config) -> str:
@@ -266,8 +257,3 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
         old = merged.get(key)
         merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return merged
-
-
-def _plain(message: str) -> str:
-    """msgspec's message with its `$.data` path in our dotted keys."""
-    return message.replace("`$.", "`").replace(" - at `$`", "")

@@ -28,6 +28,7 @@ from trainer.resizing import resize_bilinear
 from trainer.samples.augment import normalise
 from trainer.samples.data import read_mask, squash
 from trainer.samples.labels import open_labels, require_fresh
+from trainer.students.model import require_size
 
 __all__ = ["PROTOCOLS", "EvaluationReport", "evaluate", "predict_maps", "sizes_in_use"]
 
@@ -88,12 +89,16 @@ def evaluate(
     where = choose_device(device)
     student, config, figures = load_student(model, device=where)
     sizes = tuple(input_sizes) or sizes_in_use(config)
+    for size in sizes:
+        require_size(student, size)
     reader = open_labels(labels) if labels is not None else None
     samples = [s for s in read_manifest(manifest, split=split) if s.mask is not None or (reader and s.id in reader)]
     if reader is not None:
         require_fresh(reader, samples)
     if not samples:
         raise SoftfocusError(f"{manifest}: no sample of split {split!r} has a mask; choose another --split")
+    if reader is not None and not any(s.id in reader for s in samples):
+        raise SoftfocusError(f"{labels}: has no label of split {split!r} of {manifest}; give its store")
     evaluation = Evaluation(protocols=protocols)
     masked = 0
     correlations: list[float] = []

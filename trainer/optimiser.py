@@ -29,8 +29,13 @@ def freeze(student: nn.Module, count: int) -> None:
     """Leave the first `count` blocks of the encoder as they are; -1: all of them.
 
     They are put into evaluation mode too: their batch norms neither use nor learn the batch's statistics.
+
+    Raises:
+        SoftfocusError: the encoder has fewer blocks.
     """
     blocks = encoder_blocks(student)
+    if count > len(blocks):
+        raise SoftfocusError(f"student.freeze is {count}; this encoder has {len(blocks)} blocks (-1: all of them)")
     frozen = set(blocks if count < 0 else blocks[:count])
     for name, parameter in student.named_parameters():
         if block_of(name) in frozen:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -10,13 +9,13 @@ import msgspec
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
 
 from pipeline.contract import SoftfocusError, new_file, read_image
 from trainer.checkpoint import load_student
 from trainer.device import choose_device
 from trainer.evaluate import predict_maps, sizes_in_use
 from trainer.students.fusion import fuse_batch_norm
+from trainer.students.model import require_size
 
 __all__ = ["PHOTOGRAPH_SUFFIXES", "PredictSummary", "predict"]
 
@@ -59,15 +58,23 @@ def predict(
     if not pairs:
         raise SoftfocusError(f"{', '.join(map(str, photographs))}: no photograph found; give image files or folders")
     taken: dict[Path, Path] = {}
+    originals = {source.resolve() for source, _ in pairs}
     for source, target in pairs:
+        if target.resolve() in originals:
+            raise SoftfocusError(
+                f"{target}: is a photograph, and a map would be written over it; choose another folder"
+            )
         if target in taken:
             raise SoftfocusError(f"{source} and {taken[target]} would both become {target}; rename one of them")
         taken[target] = source
-    student, config, _ = load_student(model, device=choose_device(device))
+    where = choose_device(device)
+    student, config, _ = load_student(model, device=where)
     sizes = tuple(input_sizes) or sizes_in_use(config)
+    for size in sizes:
+        require_size(student, size)
     if depth and not config.depth_loss.weight:
         raise SoftfocusError(f"{model}: this student has learnt masks alone, and gives no depth; leave --depth away")
-    student = _fused(student, sizes[0])
+    fuse_batch_norm(student, torch.zeros(1, 3, sizes[0], sizes[0], device=where))
     written, failed = [], []
     for done, (source, target) in enumerate(pairs, 1):
         try:
@@ -85,17 +92,12 @@ def predict(
     return PredictSummary(written, failed)
 
 
-def _fused(student: nn.Module, size: int) -> nn.Module:
-    """The student with its batch norms folded, if it takes that size; if not, predicting will say so."""
-    with contextlib.suppress(ValueError):
-        fuse_batch_norm(student, torch.zeros(1, 3, size, size, device=next(student.parameters()).device))
-    return student
-
-
 def _outputs(photographs: Sequence[Path | str], out: Path) -> Iterator[tuple[Path, Path]]:
     for path in map(Path, photographs):
         if path.is_dir():
             found = (p for p in sorted(path.rglob("*")) if p.suffix.lower() in PHOTOGRAPH_SUFFIXES)
+            if path.resolve() in out.resolve().parents:  # maps of an earlier run are no photographs
+                found = (p for p in found if out.resolve() not in p.resolve().parents)
             yield from ((p, out / p.relative_to(path).with_suffix(".png")) for p in found)
         else:
             yield path, out / f"{path.stem}.png"

@@ -49,17 +49,21 @@ class Processes:
         return self.rank == 0
 
     def part(self, rows: Tensor) -> Tensor:
-        """This process's share of a batch's positions.
+        """This process's share of a batch's positions."""
+        return rows.chunk(self.count)[self.rank]
+
+    def require_shares(self, batch_size: int) -> None:
+        """Refuse a batch that the processes cannot share equally.
 
         Raises:
-            SoftfocusError: the batch cannot be shared equally.
+            SoftfocusError: naming the sizes that would do.
         """
-        if len(rows) % self.count:
+        below = batch_size // self.count * self.count
+        if below != batch_size:
+            fits = f"{below} or {below + self.count}" if below else f"{self.count}"
             raise SoftfocusError(
-                f"data.batch_size: {len(rows)} samples cannot be shared by {self.count} processes; "
-                f"choose a multiple of {self.count}"
+                f"data.batch_size: {batch_size} samples cannot be shared by {self.count} processes; choose {fits}"
             )
-        return rows.chunk(self.count)[self.rank]
 
     def wrap(self, student: nn.Module, *, has_unused: bool) -> nn.Module:
         """The student as it is to be called in training."""

@@ -99,7 +99,8 @@ def load_demo(
     size: int | None = None,
     precision: str = "auto",
 ) -> StudentTeacher:
-    """The depth student that comes with the package; `name` and `card` are not used."""
+    """The depth student that comes with the package; `name` is not used, and a `card` is refused."""
+    _refuse_card("demo", card)
     return StudentTeacher(SHIPPED_DEPTH_STUDENT, kind="demo", device=device, size=size, precision=precision)
 
 
@@ -112,5 +113,11 @@ def load_student_teacher(
     precision: str = "auto",
     quantity: str = "depth",
 ) -> StudentTeacher:
-    """The student in a run folder or `.safetensors` file `name`; `card` is not used."""
+    """The student in a run folder or `.safetensors` file `name`; a `card` is refused."""
+    _refuse_card("student", card)
     return StudentTeacher(name, kind="student", device=device, size=size, precision=precision, quantity=quantity)
+
+
+def _refuse_card(kind: str, card: str | None) -> None:
+    if card is not None:
+        raise SoftfocusError(f"--card {card}: tells of an ONNX teacher, and {kind} knows its input; leave it away")

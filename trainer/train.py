@@ -119,6 +119,7 @@ def train(
     stepper = create_stepper(student, config, processes)
 
     batch_size, accumulate = min(config.data.batch_size, len(sources.learnt)), config.optimiser.accumulate
+    processes.require_shares(batch_size)
     epoch_steps = config.data.steps or max(len(sources.learnt) // (batch_size * accumulate), 1)
     total_steps = config.epochs * epoch_steps
     schedule = Schedule(stepper.optimiser, config, total_steps)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline.contract import LabelReader, Sample
+from pipeline.contract import LabelReader, Sample, SoftfocusError
 from trainer.config import Config
 from trainer.device import autocast
 from trainer.losses import ssi_l1_loss
@@ -42,6 +42,7 @@ class Validation:
         self.ids = [s.id for s in samples]
         self.per_image: list[dict[str, Any]] = []
         self.batch_size = config.data.batch_size
+        self._lr = config.optimiser.lr
         self.autocast = autocast(config.precision, device)
         self.batches = Batches(
             Photographs(samples, reader, size=config.data.input_size, blur_reader=blur_reader),
@@ -55,6 +56,9 @@ class Validation:
         """`val_mae`, `val_f`, `val_iou` (D-DFFNet's protocol), `val_depth` (scale-and-shift-invariant L1).
 
         And `val_soft_blur`, the mean difference from the stored probabilities of blur: each where it is labelled.
+
+        Raises:
+            SoftfocusError: the student's maps are not finite.
         """
         if not self.ids:
             return {}
@@ -67,6 +71,11 @@ class Validation:
                 output = student(normalise(batch.images.float() / 255))
             masks, depths = targets(batch)
             blur = output.blur[0].float().sigmoid()
+            if not bool(torch.isfinite(blur).all()):
+                raise SoftfocusError(
+                    "the student's maps are not finite; lower optimiser.lr "
+                    f"(now {self._lr}) and train into a new folder"
+                )
             for row, sample_id in zip(range(len(masks)), ids, strict=False):
                 if bool(batch.has_mask[row]) and self.measure == "val_mae":
                     mask = masks[row, 0].cpu().numpy() > 0.5

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from pipeline.images import read_image
 from pipeline.manifest import Sample, read_manifest
+from pipeline.provenance import INVERSE_DEPTH
 from pipeline.refocus.take import take, turned_like
 from pipeline.store import LabelReader
 from pipeline.synthetic.camera import Array
@@ -56,6 +57,8 @@ def refocus(
     check_request(count, size, threshold_px)
     samples = tuple(read_manifest(manifest))
     reader = LabelReader(labels)
+    if reader.quantity != INVERSE_DEPTH:
+        raise SynthError(f"{labels}: holds {reader.quantity}, and pictures are refocused by depth; give depth labels")
     _check_sizes(samples, size, manifest)
     _check_labels(samples, reader, labels, manifest)
     how = {

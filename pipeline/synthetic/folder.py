@@ -34,6 +34,7 @@ __all__ = [
     "usual_threshold_px",
 ]
 
+PARTS = ("image", "mask", "exact")
 SMALLEST_SIDE = 64
 WIDTH_PX = 480  # of the pictures that widths in pixels are for
 THRESHOLD_PX = 3.0  # wider discs count as out of focus: contours at 2 px cut through regions that look sharp
@@ -113,7 +114,8 @@ def fill(
     """
     folder = Path(out)
     how = json.loads(json.dumps(how))
-    for part in ("image", "mask", "exact"):
+    _refuse_foreign(folder)
+    for part in PARTS:
         clean_temporaries(folder / part)
     records = [facts for i in range(count) if (facts := _kept(folder, i, how)) is not None]
     kept = len(records)
@@ -129,6 +131,16 @@ def fill(
     with new_file(folder / "scenes.jsonl") as temporary:
         temporary.write_text("".join(json.dumps(facts) + "\n" for facts in records), encoding="utf-8")
     return SynthSummary(str(out), len(missing), kept, float(np.mean([r["blurred_share"] for r in records])))
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Refuse a folder that holds other things than pictures, such as a label store."""
+    if folder.exists() and not folder.is_dir():
+        raise SynthError(f"{folder}: is a file; choose a folder")
+    names = {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")} if folder.exists() else set()
+    foreign = sorted(names - {*PARTS, "scenes.jsonl"})
+    if foreign and not (folder / "exact").is_dir():
+        raise SynthError(f"{folder}: holds {foreign[0]!r} and no pictures with exact blur; choose another folder")
 
 
 def name_of(index: int) -> str:

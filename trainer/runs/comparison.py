@@ -199,11 +199,14 @@ def _differences(
 def _value(figure: Figure, run: Run) -> float:
     value = figure.of(run)
     if value is None:
-        mend = (
-            "train with a validation split"
-            if figure.evaluation is None
-            else f"run `softfocus evaluate` with --model {run.folder}"
-        )
+        others = [msgspec.structs.replace(figure, name=name) for name in ("mae", "f", "iou", "depth")]
+        there = [other.name for other in others if other.of(run) is not None]
+        if there:
+            mend = f"it has {', '.join(there)}"
+        elif figure.evaluation is None:
+            mend = "train with a validation split"
+        else:
+            mend = f"run `softfocus evaluate` with --model {run.folder}"
         raise RunError(f"{run.folder}: has no {figure}; {mend}")
     return value
 

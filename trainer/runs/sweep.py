@@ -15,11 +15,13 @@ from typing import Any
 
 import msgspec
 
-from pipeline.contract import LabelReader, SoftfocusError, new_file, read_manifest, sha256_file
+from pipeline.contract import BLUR_PROBABILITY, INVERSE_DEPTH, SoftfocusError, new_file, read_manifest, sha256_file
 from trainer.config import Config
 from trainer.runs.trials import SweepError, Trial
 
 __all__ = ["Job", "Outcome", "Report", "run_job", "sweep"]
+
+RECORD = "sweep.json"
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -86,6 +88,7 @@ def sweep(
         KeyboardInterrupt: after Ctrl-C, once the states of the runs in work are safe.
     """
     out = Path(out)
+    _refuse_foreign(out)
     jobs = [_job(trial, configure, manifest, out, tuple(evaluate)) for trial in trials]
     done, to_do = _sorted_out(jobs)
     outcomes = {job.trial.folder: Outcome(job.trial, "kept") for job in done}
@@ -175,17 +178,33 @@ def _job(
     return Job(trial, str(out / trial.folder), str(manifest), labels, blur_labels, config, evaluate)
 
 
+def _refuse_foreign(out: Path) -> None:
+    """Refuse a folder of something else, such as a run or a label store."""
+    if out.exists() and not out.is_dir():
+        raise SweepError(f"{out}: is a file; choose a folder with -o")
+    entries = out.iterdir() if out.is_dir() else []
+    files = sorted(entry.name for entry in entries if entry.is_file() and not entry.name.startswith("."))
+    if files and RECORD not in files:
+        raise SweepError(
+            f"{out}: holds {files[0]!r} and no {RECORD}, so it is no sweep's; choose another folder with -o"
+        )
+
+
 def _sorted_out(jobs: Sequence[Job]) -> tuple[list[Job], list[Job]]:
     """Jobs that are finished, and those to do; refuses folders of other runs before anything is trained."""
     from trainer.runs.groups import SOURCES
     from trainer.runs.listing import read_run
     from trainer.runs.run_folder import CONFIG, differing_keys, flatten
-    from trainer.samples.labels import without_absent
+    from trainer.samples.labels import open_labels, without_absent
 
     read_manifest(jobs[0].manifest)
     manifest = sha256_file(jobs[0].manifest)[:8]
-    stores = {store for job in jobs for store in (job.labels, job.blur_labels)}
-    fingerprints = {store: LabelReader(store).fingerprint[:8] if store else None for store in stores}
+    stores = {(job.labels, INVERSE_DEPTH, job.config.data.teacher) for job in jobs}
+    stores |= {(job.blur_labels, BLUR_PROBABILITY, None) for job in jobs}
+    fingerprints = {
+        store: open_labels(store, quantity=quantity, teacher=teacher).fingerprint[:8] if store else None
+        for store, quantity, teacher in stores
+    }
     done: list[Job] = []
     to_do: list[Job] = []
     for job in jobs:
@@ -217,7 +236,7 @@ def _free_memory() -> None:
 
 
 def _read_record(out: Path) -> list[dict[str, Any]]:
-    file = out / "sweep.json"
+    file = out / RECORD
     try:
         return list(msgspec.json.decode(file.read_bytes())["runs"]) if file.exists() else []
     except (msgspec.DecodeError, KeyError, TypeError) as error:
@@ -244,5 +263,5 @@ def _write_record(
             result = {key: getattr(outcome, key) for key in ("status", "seconds", "error", "traceback")}
             rows[trial.folder] = facts | {key: value for key, value in result.items() if value is not None}
     record = {"manifest": str(manifest), "runs": list(rows.values())}
-    with new_file(out / "sweep.json") as temporary:
+    with new_file(out / RECORD) as temporary:
         temporary.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2))

@@ -15,6 +15,9 @@ from pipeline.contract import SoftfocusError
 __all__ = ["SweepError", "Trial", "parse_seeds", "parse_values", "plan_trials"]
 
 
+MOST_SEEDS = 1000  # more is a slip of the keyboard
+
+
 class SweepError(SoftfocusError):
     """A sweep that cannot be made as asked; the message names what and the mend."""
 
@@ -38,7 +41,10 @@ def parse_seeds(text: str) -> list[int]:
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise SweepError(f"--seeds {text}: not seeds; give for instance 0-4 or 0,3,7")
-        seeds |= dict.fromkeys(range(int(first), int(last or first) + 1))
+        some = range(int(first), int(last or first) + 1)
+        if len(some) > MOST_SEEDS:
+            raise SweepError(f"--seeds {text}: {len(some)} seeds, a run each; give {MOST_SEEDS} at most")
+        seeds |= dict.fromkeys(some)
     if not seeds:
         raise SweepError(f"--seeds {text}: no seed in it; give for instance 0-4")
     return list(seeds)

@@ -9,6 +9,7 @@ a step sees depends on nothing but the seed and the step's number.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,10 +22,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.contract import LabelReader, Sample, read_blur_mask, read_image
+from pipeline.contract import LabelReader, Sample, SoftfocusError, read_blur_mask, read_image
 from trainer.samples.batch import Batch, concatenate
 from trainer.samples.cache import open_cache
 from trainer.samples.label_maps import confidence_map, depth_map, soft_blur_map
+from trainer.samples.sources import DataError
 
 __all__ = ["Batches", "Photographs", "read_mask", "squash"]
 
@@ -155,8 +157,9 @@ class Batches:
             collate_fn=concatenate,
             pin_memory=self.device.type == "cuda",
         )
-        for batch in loader:
-            yield batch.to(self.device)
+        with _lost_workers():
+            for batch in loader:
+                yield batch.to(self.device)
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
         """Every sample once, in the order of the photographs; the last batch may be smaller."""
@@ -198,6 +201,22 @@ class Batches:
             if self.progress is not None:
                 self.progress(done, len(self.photographs))
             yield item
+
+
+@contextlib.contextmanager
+def _lost_workers() -> Iterator[None]:
+    """What went wrong in DataLoader's processes, in one line: theirs is a traceback."""
+    try:
+        yield
+    except SoftfocusError as error:
+        raise DataError(str(error).strip().splitlines()[-1].partition(": ")[2]) from error
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise DataError(
+            "a process that decodes was killed, most likely for want of memory; lower data.workers, data.batch_size "
+            "or data.prepared_size, or raise data.cache_gib"
+        ) from error
 
 
 def _cores() -> int:

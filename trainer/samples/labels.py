@@ -35,7 +35,11 @@ def open_labels(store: Path | str, *, quantity: str = INVERSE_DEPTH, teacher: st
     """
     reader = LabelReader(store)
     if reader.quantity != quantity:
-        fits = f"give it as {OPTIONS[reader.quantity]}" if reader.quantity in OPTIONS else "give another store"
+        fits = (
+            f"`softfocus train` takes it as {OPTIONS[reader.quantity]}"
+            if reader.quantity in OPTIONS
+            else "give another store"
+        )
         raise LabelError(f"{store}: holds {reader.quantity}, and {OPTIONS[quantity]} takes {quantity}; {fits}")
     made = reader.description.provenance
     is_name = teacher in (None, made.name, f"{made.kind}:{made.name}")
