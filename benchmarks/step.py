@@ -27,8 +27,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.busy import busy_share
-from benchmarks.label import make_teacher
 from benchmarks.rounds import seconds_a_call, seconds_of_each
+from benchmarks.teachers import make_teacher
 from pipeline.contract import LabelReader, Sample
 from pipeline.teachers.hf_folder import quiet
 from trainer.config import Config
@@ -112,7 +112,7 @@ def measure_steps(
         reader: their depth.
         config: of the training run.
         device: where it runs.
-        teachers: sizes, see `benchmarks.label.ARCHITECTURES`.
+        teachers: sizes, see `benchmarks.teachers.ARCHITECTURES`.
         teacher_size: side of the teacher's input.
         label_rates: stage 1's measured images a second by teacher, for the break-even.
         rounds: turns.

@@ -68,7 +68,7 @@ def workers(device: str, processes: int, teacher: str, folder: Path | None, as_j
       softfocus bench workers --device cuda:0,cuda:1
       softfocus bench workers --device cpu --processes 2 --photographs 2560 --teacher slow:0.01
     """
-    from benchmarks.label import ARCHITECTURES, make_teacher
+    from benchmarks.teachers import ARCHITECTURES, make_teacher
     from benchmarks.workers import compare_workers, slow_teacher
 
     devices = list_devices(device) * processes

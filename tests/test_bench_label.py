@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from benchmarks.label import Plan, count_gflops, measure_label, table
+from benchmarks.label import Plan, measure_label, table
 from benchmarks.photographs import BYTES_PER_PIXEL, make_photographs
+from benchmarks.teachers import count_gflops
 from pipeline.distill import stream as stream_module
 from pipeline.distill.meters import WAITS, WORK
 from pipeline.manifest import read_manifest
