@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.distill.crew.captain import CrewDied
+from pipeline.distill.feed import Source
 from pipeline.distill.meters import StreamFigures
 from pipeline.distill.orphan import end_without
 from pipeline.distill.presence import in_work
@@ -146,17 +147,7 @@ def serve(order: Order) -> None:
             before = StreamFigures()
             while (first := _ask(_driver, drained=True)) is not None:
                 work = _Asked(_driver, first, before)
-                figures = stream(
-                    work.tasks(),
-                    work.source,
-                    store=order.store,
-                    description=description,
-                    teacher=teacher,
-                    batch_size=order.batch_size,
-                    compiled=_is_to_compile(order, teacher),
-                    threads=thread_share(order.threads, order.neighbours),
-                    report=work.report,
-                )
+                figures = _labelled(order, description, teacher, work.tasks(), work.source, work.report)
                 before = added(before, figures)
                 _send(_driver, before)
     except (_Dismissed, CrewDied):  # who helps it and dies takes it along, and it is replaced
@@ -264,20 +255,29 @@ def _streamed(
         for errand in errands:
             marks.enter_context(in_work(order.store, errand.number))
             sources |= errand.source_of_rows()
-        return stream(
-            [errand.task for errand in errands],
-            sources.__getitem__,
-            store=order.store,
-            description=description,
-            teacher=teacher,
-            batch_size=order.batch_size,
-            compiled=_is_to_compile(order, teacher),
-            threads=thread_share(order.threads, order.neighbours),
-        )
+        return _labelled(order, description, teacher, [errand.task for errand in errands], sources.__getitem__)
 
 
-def _is_to_compile(order: Order, teacher: Teacher) -> bool:
-    return compiling_pays(teacher, order.photographs) if order.compile is None else order.compile
+def _labelled(
+    order: Order,
+    description: StoreDescription,
+    teacher: Teacher,
+    tasks: Iterable[Task],
+    source: Source,
+    report: Callable[[StreamFigures], None] | None = None,
+) -> StreamFigures:
+    """Tasks through the teacher, as the order says."""
+    return stream(
+        tasks,
+        source,
+        store=order.store,
+        description=description,
+        teacher=teacher,
+        batch_size=order.batch_size,
+        compiled=compiling_pays(teacher, order.photographs) if order.compile is None else order.compile,
+        threads=thread_share(order.threads, order.neighbours),
+        report=report,
+    )
 
 
 def begun_by(order: Order) -> dict[int, set[str]]:
