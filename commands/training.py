@@ -22,7 +22,13 @@ from commands.console import (
     write_csv,
 )
 
-model_option = click.option("--model", required=True, type=PATH, help="A run folder or .safetensors file.")
+model_option = click.option(
+    "--model",
+    default="lite",
+    show_default=True,
+    type=PATH,
+    help="A run folder, a .safetensors file, or a student that comes with softfocus: lite, base.",
+)
 input_size_option = click.option(
     "--input-size",
     "input_sizes",

@@ -108,3 +108,23 @@ def test_noise_is_of_the_strength_asked_for() -> None:
     deviation = (images * torch.tensor(IMAGENET_STD).view(1, 3, 1, 1)).std((1, 2, 3))
     assert deviation.max() < 0.13  # channels differ by the means that were taken off
     torch.testing.assert_close(mask, targets(flat)[0], atol=1e-4, rtol=0)
+
+
+def test_sharpness_scales_the_detail_of_the_whole_frame() -> None:
+    """An impulse keeps its sum; its height follows the factor that was drawn; mask and depth stay."""
+    batch = ramp_batch(4)
+    images = torch.full_like(batch.images, 100)
+    images[:, :, 16, 16] = 180
+    batch = batch._replace(images=images)
+    config = msgspec.structs.replace(STILL, sharpness=0.8)
+    draws = draw(4, size=32, config=config, seed=3, device=torch.device("cpu"))
+    assert ((draws.sharpness > 0.2) & (draws.sharpness < 1.8)).all()
+    assert draws.sharpness.std() > 0.1
+    plain, sharp = changed(batch, size=32, config=STILL), changed(batch, size=32, config=config, seed=3)
+    rise, before = (grey(i.images)[:, 0] - 100 / 255 for i in (sharp, plain))
+    torch.testing.assert_close(rise.sum((1, 2)), before.sum((1, 2)), atol=1e-4, rtol=0)
+    left = (6 / 16) ** 2  # of an impulse under the kernel
+    height = before[:, 16, 16] * (left + draws.sharpness * (1 - left))
+    torch.testing.assert_close(rise[:, 16, 16], height, atol=1e-4, rtol=0)
+    torch.testing.assert_close(sharp.mask, plain.mask)
+    torch.testing.assert_close(sharp.depth, plain.depth)

@@ -8,6 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from trainer.config import load_config
+from trainer.optimiser import create_optimiser
 from trainer.students.model import ModelError, create_student
 
 
@@ -71,3 +73,53 @@ def test_imagenet_weights_change_the_encoder(shared: Path) -> None:
     name = "encoder.blocks.6.0.conv_pw.weight"
     assert torch.equal(one.state_dict()[name], two.state_dict()[name])
     assert not torch.equal(one.state_dict()[name], blank.state_dict()[name])
+
+
+def test_a_transformer_and_a_pyramid_make_one_encoder() -> None:
+    """Strides are the pyramid's; sides are multiples of the patch; each network has its own learning rates."""
+    student = create_student("lite", encoder="vit_tiny_patch16_224+resnet18", channels=32).eval()
+    assert student.stride == 16
+    with torch.inference_mode():
+        output = student(torch.zeros(1, 3, 80, 112))
+    assert [side.shape[-2:] for side in output.blur][:3] == [(80, 112), (3, 4), (5, 7)]
+
+    config = load_config(overrides=["optimiser.encoder_lr=0.5", "optimiser.layer_decay=0.5"])
+    scales = {
+        name: group["lr_scale"]
+        for group in create_optimiser(student, config).param_groups
+        for name, parameter in student.named_parameters()
+        if any(parameter is p for p in group["params"])
+    }
+    assert scales["encoder.transformer.model.blocks.11.attn.qkv.weight"] == 0.5
+    assert scales["encoder.transformer.model.blocks.10.attn.qkv.weight"] == 0.25
+    assert scales["encoder.pyramid.layer4.1.conv2.weight"] > scales["encoder.pyramid.layer1.0.conv1.weight"]
+    assert scales["heads.0.weight"] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"encoder": "resnet18+vit_tiny_patch16_224"}, "plain vision transformer first"),
+        ({"encoder": "vit_tiny_patch16_224+resnet18+resnet18"}, "not 3"),
+        ({"encoder": "vit_tiny_patch16_224+resnet18", "encoder_weights": "one.safetensors"}, "FILE.FILE"),
+    ],
+)
+def test_encoders_that_cannot_be_paired_are_named(options: dict[str, str], words: str) -> None:
+    """The order, the number, and the files of weights."""
+    with pytest.raises(ModelError, match=words):
+        create_student(**options)  # type: ignore[arg-type]
+
+
+def test_guided_attention_weighs_what_goes_on() -> None:
+    """With its weights at zero a scale's feature goes on halved; the sides before it do not change."""
+    torch.manual_seed(0)
+    student = create_student("lite", sab=True).eval()
+    image = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        before = student(image)
+        for guide in student.guides:
+            guide.write.weight.zero_()
+            guide.write.bias.zero_()
+        after = student(image)
+    assert torch.equal(before.blur[1], after.blur[1])
+    assert not torch.equal(before.blur[2], after.blur[2])

@@ -47,10 +47,11 @@ class Student(Section):
     """The network: see `trainer.students.model.create_student`."""
 
     name: Text = "lite"
-    encoder: Text = "tf_efficientnet_lite0"  # any timm model with `features_only` (lite only)
-    encoder_weights: Text = "auto"  # auto, hub, shipped, none, or a file in timm's names
+    encoder: Text = "tf_efficientnet_lite0"  # any timm model with `features_only`, or TRANSFORMER+PYRAMID (lite only)
+    encoder_weights: Text = "auto"  # auto, hub, shipped, none, or a file in timm's names (FILE+FILE for two)
     channels: Annotated[int, msgspec.Meta(ge=2, le=2048)] = 64  # decoder width (lite only)
     context: Literal["none", "srfb", "attention"] = "none"  # at the coarsest scale of lite
+    sab: bool = False  # the paper's attention between the scales of lite, by their blur and depth
     start: Text | None = None  # a run folder or .safetensors file whose student this run starts from, all of it
     freeze: Annotated[int, msgspec.Meta(ge=-1)] = (
         0  # blocks of the encoder that stay as they are, counted from the input; -1: all
@@ -85,6 +86,7 @@ class Augmentation(Section):
     brightness: Share = 0.3
     contrast: Share = 0.3
     saturation: Share = 0.4
+    sharpness: Share = 0.0  # of the whole frame: softened at 0, as it is at 1, sharpened above
     grey: Share = 0.1  # probability of a grey photograph
     noise: Share = 0.0  # largest deviation of Gaussian noise, pixels in [0, 1]; uniform below it
     cutmix: Share = 0.0  # probability that a rectangle comes from another sample, mask and labels with it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 
 from pipeline.contract import SoftfocusError
 from trainer.config import Config
-from trainer.students.encoders import block_of
+from trainer.students.encoders import block_of, network_of
 
 __all__ = ["Schedule", "create_optimiser", "encoder_blocks", "freeze"]
 
@@ -48,17 +49,18 @@ def freeze(student: nn.Module, count: int) -> None:
 def create_optimiser(student: nn.Module, config: Config) -> torch.optim.Optimizer:
     """The optimiser, with groups by block of the encoder and by weight decay (none on norms and biases).
 
-    A group's `lr_scale` is `encoder_lr` x `layer_decay` to the number of blocks above it, 1 outside the encoder.
+    A group's `lr_scale` is `encoder_lr` x `layer_decay` to the number of blocks above it in its network, and 1 outside
+    the encoder.
 
     Raises:
         SoftfocusError: timm knows no such optimiser, or it does not take these settings.
     """
     settings = config.optimiser
-    blocks = encoder_blocks(student)
-    scales: dict[str | None, float] = {None: 1.0} | {
-        block: settings.encoder_lr * settings.layer_decay ** (len(blocks) - 1 - number)
-        for number, block in enumerate(blocks)
-    }
+    scales: dict[str | None, float] = {None: 1.0}
+    above: Counter[str] = Counter()
+    for block in reversed(encoder_blocks(student)):
+        scales[block] = settings.encoder_lr * settings.layer_decay ** above[network_of(block)]
+        above[network_of(block)] += 1
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in student.named_parameters():
         if parameter.requires_grad:

@@ -18,6 +18,7 @@ from trainer.students.model import IMAGENET_MEAN, IMAGENET_STD
 
 __all__ = ["Draws", "Inputs", "augment", "draw", "normalise", "targets"]
 
+BINOMIAL = (1, 4, 6, 4, 1)
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
@@ -30,6 +31,7 @@ class Draws(NamedTuple):
         noise: (B, 3, size, size) of deviation 1; empty where none is asked for.
         partner: (B,) int64, the sample that a pasted rectangle comes from.
         box: (B, 4) top, bottom, left and right of the rectangle in [0, 1]; empty where nothing is pasted.
+        sharpness: (B,) factors of the detail, 1 = as it is; no numbers where none are asked for.
     """
 
     theta: Tensor
@@ -37,6 +39,7 @@ class Draws(NamedTuple):
     noise: Tensor
     partner: Tensor
     box: Tensor
+    sharpness: Tensor
 
     def to(self, device: torch.device) -> Draws:
         return Draws(*(t.to(device, non_blocking=True) for t in self))
@@ -77,7 +80,10 @@ def draw(count: int, *, size: int, config: Augmentation, seed: int, device: torc
     if config.noise:  # millions of numbers: drawn where they are needed
         there = torch.Generator(device).manual_seed(seed)
         noise = torch.randn(count, 3, size, size, generator=there, device=device)
-    return Draws(theta, torch.cat([colour, deviation], 1), noise, partner, box).to(device)
+    sharpness = torch.zeros(0)
+    if config.sharpness:
+        sharpness = _uniform(count, 1 - config.sharpness, 1 + config.sharpness, generator)
+    return Draws(theta, torch.cat([colour, deviation], 1), noise, partner, box, sharpness).to(device)
 
 
 def augment(batch: Batch, draws: Draws, *, size: int) -> Inputs:
@@ -85,6 +91,7 @@ def augment(batch: Batch, draws: Draws, *, size: int) -> Inputs:
 
     Zooming into a crop widens a blur disk by the same factor as the objects around it. What counts as in
     focus is a human judgement of the scene as a whole, so the mask is kept, and `min_area` bounds the zoom.
+    Likewise `sharpness` softens or sharpens the whole frame by a pixel or so, as lenses, cameras and resizing do.
     A pasted rectangle brings its own mask; depth is relative to a scene, so it is unknown there.
 
     Args:
@@ -163,6 +170,9 @@ def _inside(box: Tensor, size: int) -> Tensor:
 
 def _recolour(images: Tensor, draws: Draws) -> Tensor:
     brightness, contrast, saturation, deviation = (c.view(-1, 1, 1, 1) for c in draws.colour.unbind(1))
+    if draws.sharpness.numel():
+        soft = _softened(images)
+        images = soft + draws.sharpness.view(-1, 1, 1, 1) * (images - soft)
     images = images * brightness
     mean = images.mean((1, 2, 3), keepdim=True)
     images = (images - mean) * contrast + mean
@@ -171,6 +181,15 @@ def _recolour(images: Tensor, draws: Draws) -> Tensor:
     if draws.noise.numel():
         images = images + deviation * draws.noise
     return images.clamp(0, 1)
+
+
+def _softened(images: Tensor) -> Tensor:
+    """A Gaussian blur of about one pixel: the binomial kernel of five taps, in each direction."""
+    for dim in (2, 3):
+        pad = (0, 0, 2, 2) if dim == 2 else (2, 2, 0, 0)
+        padded, size = F.pad(images, pad, mode="replicate"), images.shape[dim]
+        images = sum(w / 16 * padded.narrow(dim, i, size) for i, w in enumerate(BINOMIAL))  # type: ignore[assignment]
+    return images
 
 
 def _uniform(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.contract import SoftfocusError
 from trainer.students.context import ConvNormAct
 
-__all__ = ["ModelError", "PlainEncoder", "block_of", "create_encoder"]
+__all__ = ["ModelError", "PairedEncoder", "PlainEncoder", "block_of", "create_encoder", "network_of"]
 
 PLAIN_LEVELS = 3  # maps that a plain transformer gives, half its grid, its grid, and twice its grid
 STEM = (32, 64)  # channels of the convolutions at strides 2 and 4 beside it
@@ -27,21 +28,46 @@ class ModelError(SoftfocusError):
     """A student that cannot be built; the message names what and the mend."""
 
 
-def create_encoder(name: str, *, weights: Path | None = None) -> tuple[nn.Module, list[int], int]:
+def create_encoder(name: str, *, weights: Sequence[Path | None] = ()) -> tuple[nn.Module, list[int], int]:
     """An encoder, the channels of its features coarse to fine, and the number that input sides must be multiples of.
 
     Its forward gives the features fine to coarse. A plain vision transformer, which has one stride, becomes
-    a pyramid (`PlainEncoder`).
+    a pyramid (`PlainEncoder`); `TRANSFORMER+PYRAMID` makes one of two (`PairedEncoder`).
+
+    Args:
+        name: of timm, or two names with a plus sign between them.
+        weights: a file for each name; None or nothing for random ones.
 
     Raises:
         ModelError: the encoder cannot serve, or the weights do not fit it.
     """
+    names = name.split("+")
+    if len(names) > 2:
+        raise ModelError(f"encoder {name!r}: two can be paired, not {len(names)}")
+    made = [_create(part, file) for part, file in zip_longest(names, weights)]
+    flat = [len(set(encoder.feature_info.reduction())) == 1 for encoder in made]
+    if len(made) == 2:
+        if flat != [True, False]:
+            raise ModelError(f"encoder {name!r}: name a plain vision transformer first, then one with a pyramid")
+        paired = PairedEncoder(*made)
+        return paired, paired.channels[::-1], paired.stride
+    (encoder,) = made
+    channels, strides = encoder.feature_info.channels(), encoder.feature_info.reduction()
+    if flat[0]:
+        plain = PlainEncoder(encoder)
+        return plain, [channels[-1]] * PLAIN_LEVELS + list(STEM[::-1]), plain.stride
+    if any(b != 2 * a for a, b in pairwise(strides)):
+        raise ModelError(f"encoder {name!r} has strides {strides}; each must double the one before")
+    return encoder, channels[::-1], int(strides[-1])
+
+
+def _create(name: str, weights: Path | None) -> Any:
+    """timm's encoder; a plain transformer gives `PLAIN_LEVELS` maps and takes any size."""
     overlay: dict[str, Any] = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(weights)}} if weights else {}
     try:
         with _missing_weights() as missing:
             encoder: Any = timm.create_model(name, features_only=True, **overlay)
-            strides = encoder.feature_info.reduction()
-            if len(set(strides)) == 1:  # told where the features come from, and to take any size
+            if len(set(encoder.feature_info.reduction())) == 1:
                 depth = len(encoder.feature_info.info)
                 chosen = [round(depth * (i + 1) / PLAIN_LEVELS) - 1 for i in range(PLAIN_LEVELS)]
                 encoder = timm.create_model(
@@ -55,13 +81,7 @@ def create_encoder(name: str, *, weights: Path | None = None) -> tuple[nn.Module
         raise ModelError(
             f"encoder {name!r}: {what} ({line}); choose a timm model with features_only and its weights"
         ) from error
-    channels = encoder.feature_info.channels()
-    if len(set(strides)) == 1:
-        plain = PlainEncoder(encoder)
-        return plain, [channels[-1]] * PLAIN_LEVELS + list(STEM[::-1]), plain.stride
-    if any(b != 2 * a for a, b in pairwise(strides)):
-        raise ModelError(f"encoder {name!r} has strides {strides}; each must double the one before")
-    return encoder, channels[::-1], int(strides[-1])
+    return encoder
 
 
 class PlainEncoder(nn.Module):
@@ -98,6 +118,41 @@ class PlainEncoder(nn.Module):
             middle,
             F.avg_pool2d(late, 2),
         ]
+
+
+class PairedEncoder(nn.Module):
+    """A plain vision transformer, which knows what things are, beside a pyramid, which sees how sharp their edges are.
+
+    The transformer's early, middle and late features are brought to the sizes of the pyramid's last three
+    scales and stand beside them.
+
+    Attributes:
+        channels: of the features, fine to coarse.
+        stride: sides of the input are multiples of it: the patch size.
+    """
+
+    def __init__(self, transformer: Any, pyramid: Any) -> None:
+        super().__init__()
+        self.transformer, self.pyramid = transformer, pyramid
+        self.stride = int(transformer.feature_info.reduction()[-1])
+        self.channels = [int(c) for c in pyramid.feature_info.channels()]
+        for level, more in zip(range(-PLAIN_LEVELS, 0), transformer.feature_info.channels(), strict=True):
+            self.channels[level] += more
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) to features at the pyramid's strides."""
+        features = list(self.pyramid(images))
+        for level, known in zip(range(-PLAIN_LEVELS, 0), self.transformer(images), strict=True):
+            there = features[level].shape[-2:]
+            known = F.interpolate(known, size=there, mode="bilinear", align_corners=False)
+            features[level] = torch.cat([features[level], known.to(features[level].dtype)], 1)
+        return features
+
+
+def network_of(block: str) -> str:
+    """Which of an encoder's networks a block belongs to."""
+    match = re.match(r"encoder\.(?:transformer|pyramid)\b", block)
+    return match[0] if match else "encoder"
 
 
 def block_of(name: str) -> str | None:

@@ -7,6 +7,7 @@ large kernels). `base` is the same on a larger encoder.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from trainer.config import Student
 from trainer.students.context import ConvNormAct, create_context
 from trainer.students.encoders import ModelError, create_encoder
 from trainer.students.outputs import StudentOutput
-from trainer.students.paper import PaperStudent
+from trainer.students.paper import PaperStudent, SupervisionGuidedAttention
 
 __all__ = ["STUDENT_NAMES", "LiteStudent", "ModelError", "build_student", "create_student", "require_size"]
 
@@ -36,7 +37,8 @@ class LiteStudent(nn.Module):
         encoder: a timm model that offers `features_only`.
         channels: width of the decoder; the finest scale has half of it.
         context: what widens the view at the coarsest scale: none, srfb or attention (`trainer.students.context`).
-        weights: a file of the encoder's weights in timm's names, or None for random ones.
+        sab: whether a scale's blur and depth weigh the feature that goes on to the next one (the paper's SAB).
+        weights: files of the encoder's weights in timm's names, one for each of its networks; none for random ones.
 
     Raises:
         ModelError: the encoder cannot serve, or the weights do not fit it.
@@ -48,7 +50,8 @@ class LiteStudent(nn.Module):
         *,
         channels: int = 64,
         context: str = "none",
-        weights: Path | None = None,
+        sab: bool = False,
+        weights: Sequence[Path | None] = (),
     ) -> None:
         super().__init__()
         self.encoder, inputs, self.stride = create_encoder(encoder, weights=weights)
@@ -60,6 +63,7 @@ class LiteStudent(nn.Module):
             nn.Sequential(ConvNormAct(w, w), ConvNormAct(w, w) if w == channels else nn.Identity()) for w in widths
         )
         self.heads = nn.ModuleList(nn.Conv2d(w, 2, 1) for w in widths)  # blur logit, depth
+        self.guides = nn.ModuleList(SupervisionGuidedAttention() for _ in widths[1:] if sab)
         self.fuse_blur = nn.Conv2d(len(widths), 1, 1)
         self.fuse_depth = nn.Conv2d(len(widths), 1, 1)
         for fuse in (self.fuse_blur, self.fuse_depth):
@@ -81,9 +85,11 @@ class LiteStudent(nn.Module):
         features = self.encoder(images)[::-1]
         x = self.refine[0](self.context(self.laterals[0](features[0])))
         sides = [self.heads[0](x)]
-        for step, lateral, refine, head, feature in zip(
-            self.steps, self.laterals[1:], self.refine[1:], self.heads[1:], features[1:], strict=True
+        for number, (step, lateral, refine, head, feature) in enumerate(
+            zip(self.steps, self.laterals[1:], self.refine[1:], self.heads[1:], features[1:], strict=True)
         ):
+            if self.guides:
+                x = x * self.guides[number](sides[-1][:, :1], sides[-1][:, 1:])
             # the 1x1 convolution comes before the up-sampling: the same result for a quarter of the work
             x = refine(_enlarged(step(x), feature.shape[-2:]) + lateral(feature))
             sides.append(head(x))
@@ -127,30 +133,32 @@ def create_student(
     encoder: str = "tf_efficientnet_lite0",
     channels: int = 64,
     context: str = "none",
+    sab: bool = False,
     encoder_weights: str = "none",
 ) -> LiteStudent | PaperStudent:
     """A student by name: `lite`, `paper-resnext101` or `paper-vgg16`, in training mode.
 
     Args:
         name: which student.
-        encoder: the timm encoder of `lite`; the paper's networks are fixed.
+        encoder: the timm encoder of `lite`, or two, `TRANSFORMER+PYRAMID`; the paper's networks are fixed.
         channels: decoder width of `lite`.
-        context: of `lite`, see there.
+        context, sab: of `lite`, see there.
         encoder_weights: `none` (random), `hub` (ImageNet weights from the model hub) or a file in timm's
-            names (`.safetensors`, or a `.pth` that loads with `weights_only`). The rest is random.
+            names (`.safetensors`, or a `.pth` that loads with `weights_only`); of two encoders either one
+            word for both or `FILE+FILE`. The rest is random.
 
     Raises:
         ModelError: unknown name, unusable encoder, or weights that are absent or do not fit.
     """
     if name not in STUDENT_NAMES:
         raise ModelError(f"student {name!r} does not exist; choose one of: {', '.join(STUDENT_NAMES)}")
-    weights = _weights_file(PAPER_ENCODERS.get(name, encoder), encoder_weights)
+    weights = _weights_files(PAPER_ENCODERS.get(name, encoder), encoder_weights)
     if name == "lite":
-        return LiteStudent(encoder, channels=channels, context=context, weights=weights)
+        return LiteStudent(encoder, channels=channels, context=context, sab=sab, weights=weights)
     try:
-        return PaperStudent("vgg16" if name == "paper-vgg16" else "resnext101", pretrained=weights or False)
+        return PaperStudent("vgg16" if name == "paper-vgg16" else "resnext101", pretrained=weights[0] or False)
     except Exception as error:  # timm and torch raise kinds of their own
-        raise ModelError(f"{name}: encoder weights {weights} do not fit ({_line(error)}); give others") from error
+        raise ModelError(f"{name}: encoder weights {weights[0]} do not fit ({_line(error)}); give others") from error
 
 
 def build_student(settings: Student, *, encoder_weights: str = "none") -> LiteStudent | PaperStudent:
@@ -164,8 +172,20 @@ def build_student(settings: Student, *, encoder_weights: str = "none") -> LiteSt
         encoder=settings.encoder,
         channels=settings.channels,
         context=settings.context,
+        sab=settings.sab,
         encoder_weights=encoder_weights,
     )
+
+
+def _weights_files(encoder: str, weights: str) -> list[Path | None]:
+    """A file for each of the encoder's networks, see `_weights_file`."""
+    encoders = encoder.split("+")
+    if len(encoders) == 1 or weights in ("none", "hub"):
+        return [_weights_file(name, weights) for name in encoders]
+    files = weights.split("+")
+    if len(files) != len(encoders):
+        raise ModelError(f"encoder {encoder!r} is two networks and {weights!r} one file of weights; give FILE+FILE")
+    return [_weights_file(name, file) for name, file in zip(encoders, files, strict=True)]
 
 
 def _weights_file(encoder: str, weights: str) -> Path | None:
