@@ -4,7 +4,8 @@ Each network runs as it would be deployed: bfloat16 weights on a GPU (float32 on
 the convolutions as `softfocus predict` folds them, and the memory layout that is faster for it. Images lie on
 the device, normalised; time is CUDA events' (the wall clock's on a CPU), in turns, the median of the rounds.
 The physical limit of a network is its arithmetic: GFLOPs (a multiply-add counts as two) over what the device
-does in a second; a batch of one is bound by launching kernels instead, which compiling (CUDA graphs) cures.
+does in a second; a light network is bound by launching kernels instead, which recording it once as a CUDA graph
+cures, and compiling too.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def measure_rates(
     search_kernels: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[RateRow]:
-    """Frames per second of students, eager and compiled, at each batch.
+    """Frames per second of students at each batch: eager, on a GPU also recorded as a CUDA graph, and compiled.
 
     Args:
         names: presets; ratios are to `REFERENCE`'s if it is among them.
@@ -98,14 +99,15 @@ def measure_rates(
             times = seconds_of_each(runs, device=device, rounds=rounds, seconds=seconds, say=say)
         best = {name: min((times[name, "eager", layout], layout) for layout in LAYOUTS)[1] for name in names}
         kept = {(name, "eager", best[name]): times[name, "eager", best[name]] for name in names}
-        if compiled:
-            runs.clear()
-            say(f"batch {batch}: compiled")
-            for name in names:
-                runs[name, "compiled", best[name]] = _forward(
-                    name, batch, sizes[name].input_size, best[name], device, dtype, compiled=True
-                )
-            with torch.inference_mode():
+        runs.clear()
+        with torch.inference_mode():
+            for mode in [*(["recorded"] if device.type == "cuda" else []), *(["compiled"] if compiled else [])]:
+                say(f"batch {batch}: {mode}")
+                for name in names:
+                    runs[name, mode, best[name]] = _forward(
+                        name, batch, sizes[name].input_size, best[name], device, dtype, mode=mode
+                    )
+            if runs:
                 kept |= seconds_of_each(runs, device=device, rounds=rounds, seconds=seconds, warm_up=4, say=say)
         rates = {(name, mode): batch / seconds for (name, mode, _), seconds in kept.items()}
         for name, mode, layout in kept:
@@ -127,13 +129,28 @@ def _forward(
     device: torch.device,
     dtype: torch.dtype,
     *,
-    compiled: bool = False,
+    mode: str = "eager",
 ) -> Callable[[], object]:
     # random weights in float32 first: folding in bfloat16 would round twice
     student = fuse_batch_norm(_create(name), torch.zeros(1, 3, side, side))
     student = student.to(device=device, dtype=dtype).to(memory_format=LAYOUTS[layout])
     images = torch.randn(batch, 3, side, side, device=device, dtype=dtype).contiguous(memory_format=LAYOUTS[layout])
+    if mode == "recorded":
+        return _recorded(student, images)
     network: Callable[[torch.Tensor], object] = student
-    if compiled:
+    if mode == "compiled":
         network = torch.compile(student, dynamic=False, mode="reduce-overhead" if device.type == "cuda" else None)
     return lambda: network(images)
+
+
+def _recorded(student: nn.Module, images: torch.Tensor) -> Callable[[], object]:
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            student(images)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        graph.outputs = student(images)  # type: ignore[attr-defined]  # kept as long as the graph
+    return graph.replay
