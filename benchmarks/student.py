@@ -152,5 +152,11 @@ def _recorded(student: nn.Module, images: torch.Tensor) -> Callable[[], object]:
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        graph.outputs = student(images)  # type: ignore[attr-defined]  # kept as long as the graph
-    return graph.replay
+        output = student(images)
+    kept = student, images, output  # the graph reads and writes where they lie
+
+    def replay() -> object:
+        graph.replay()
+        return kept
+
+    return replay
