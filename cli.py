@@ -89,6 +89,7 @@ def demo(out: Path, scenes: int, epochs: int, seed: int) -> None:
         f"label {at('scenes.jsonl')} {at('labels')} --teacher demo",
         f"train {at('scenes.jsonl')} --labels {at('labels')} -o {at('run')} --epochs {epochs}"
         f" --encoder-weights shipped --seed {seed} --batch-size 16"
+        " --set student.encoder=tf_efficientnet_lite0 --set student.channels=64"
         " --set data.input_size=192 --set data.prepared_size=224 --set validate_every=3",
         f"evaluate {at('scenes.jsonl')} --model {at('run')} --split test --labels {at('labels')}",
         f"predict {at('scenes/image')} -o {at('maps')} --model {at('run')}",

@@ -25,7 +25,7 @@ def initial_student(config: Config) -> tuple[nn.Module, str]:
             if asked == "hub":
                 raise
     if asked in ("auto", "shipped"):
-        return _shipped_student(config, asked)
+        return _with_shipped_encoder(config, asked)
     student = build_student(config.student, encoder_weights=asked)
     return student, "random weights" if asked == "none" else asked
 
@@ -44,15 +44,16 @@ def _started_student(config: Config, start: str) -> tuple[nn.Module, str]:
     return student, str(start)
 
 
-def _shipped_student(config: Config, asked: str) -> tuple[nn.Module, str]:
-    shipped, theirs, _ = load_student(SHIPPED_DEPTH_STUDENT)
-    if (config.student.name, config.student.encoder) != (theirs.student.name, theirs.student.encoder):
-        raise ModelError(
-            f"encoder {config.student.encoder!r} of {config.student.name}: its ImageNet weights cannot be fetched "
-            "and none are shipped; give a local file with --encoder-weights FILE, or none"
-        )
-    student = build_student(config.student)
-    encoder: nn.Module = student.encoder
-    encoder.load_state_dict(shipped.encoder.state_dict())  # type: ignore[union-attr]
+def _with_shipped_encoder(config: Config, asked: str) -> tuple[nn.Module, str]:
     why = " (the hub's ImageNet weights cannot be fetched)" if asked == "auto" else ""
-    return student, f"the shipped depth student's encoder{why}"
+    for file in sorted(SHIPPED.glob("*.safetensors")):
+        shipped, theirs, _ = load_student(file)
+        if (config.student.name, config.student.encoder) == (theirs.student.name, theirs.student.encoder):
+            student = build_student(config.student)
+            encoder: nn.Module = student.encoder
+            encoder.load_state_dict(shipped.encoder.state_dict())  # type: ignore[union-attr]
+            return student, f"the encoder of the shipped {file.stem}{why}"
+    raise ModelError(
+        f"encoder {config.student.encoder!r} of {config.student.name}: its ImageNet weights cannot be fetched "
+        "and none are shipped; give a local file with --encoder-weights FILE, or none"
+    )
