@@ -99,7 +99,7 @@ def index(
     _check_options(root, val_fraction, jobs)
     listing = LAYOUTS[layout].find(root)
     name = name or _default_name(layout, root)
-    tasks = [_Task(found, root, name, blur, decode) for found in _unique(listing)]
+    tasks = [_Task(found, root, name, blur, decode, LAYOUTS[layout].inverted) for found in _unique(listing)]
     samples = []
     for checked in _checked(tasks, jobs, progress):
         samples += [checked.sample] if checked.sample else []
@@ -173,6 +173,7 @@ class _Task(NamedTuple):
     name: str
     blur: Blur | None
     decode: bool
+    inverted: frozenset[str]
 
 
 def _checked(tasks: list[_Task], jobs: int, progress: Callable[[int, int], None] | None) -> Iterator[_Checked]:
@@ -211,6 +212,9 @@ def _examined(task: _Task) -> _Checked:
         read_image(data, name=str(found.image), at_least=(1, 1))
     if found.mask is not None:
         warning = _check_mask(found.mask, size, task)
+        if task.inverted and hashlib.sha256(_bytes(found.mask)).hexdigest() in task.inverted:
+            task = task._replace(blur="white" if task.blur == "black" else "black")
+            warning = f"{found.mask}: was published the wrong way round; it is read with {task.blur} = out of focus"
     elif task.blur is not None:
         raise DatasetError(f"{found.image}: has no mask; add one of the same name or remove the photograph")
     return _Checked(_sample(task, size, hashlib.sha256(data).hexdigest()), warning=warning)

@@ -70,6 +70,16 @@ class Layout(NamedTuple):
     has_masks: bool
     summary: str
     """One line for the command's help."""
+    inverted: frozenset[str] = frozenset()
+    """SHA-256 of mask files that were published the wrong way round."""
+
+
+_CUHK_INVERTED = frozenset(
+    (
+        "92895faa819cbbb557b7fb62bb261747ffd4a932a5d6b102b148059516948b1b",  # out_of_focus0508
+        "672bae42280b5e436b24efa0fd50852f7e56f842fde0f183c05b9073494937af",  # out_of_focus0509
+    )
+)
 
 
 def _cuhk(root: Path) -> Listing:
@@ -170,7 +180,7 @@ def _synth(root: Path) -> Listing:
 
 
 LAYOUTS: dict[str, Layout] = {
-    "cuhk": Layout(_cuhk, "white", True, "CUHK / Shi et al. 2014: image/, gt/, test.txt"),
+    "cuhk": Layout(_cuhk, "white", True, "CUHK / Shi et al. 2014: image/, gt/, test.txt", _CUHK_INVERTED),
     "dut": Layout(_dut, "black", True, "DUT / Zhao et al. 2018: DUT600S_Training/ ..., or image/, gt/"),
     "ctcug": Layout(_ctcug, "white", True, "CTCUG / Tang et al. 2020: CTCUG_images/, CTCUG_gt/"),
     "ebd": Layout(_ebd, "black", True, "EBD / Jin et al. 2023: image/, gt/"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import unicodedata
@@ -103,6 +104,21 @@ def test_cuhk_takes_its_test_split_from_the_list(tmp_path: Path) -> None:
     assert {sample.blur for sample in samples} == {"white"}
     assert summary.by_split == {"train": 2, "val": 0, "test": 2}
     assert summary.problems == summary.warnings == []
+
+
+def test_a_mask_published_the_wrong_way_round_is_turned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Known by its bytes: the same photograph with another mask is taken as it is; a line says so."""
+    root = tmp_path / "cuhk"
+    for number in range(2):
+        pair(root, f"out_of_focus{number:04d}", number)
+    (root / "test.txt").write_text("out_of_focus0001.jpg\n")
+    (mask,) = (root / "gt").glob("*0001.*")
+    known = frozenset([hashlib.sha256(mask.read_bytes()).hexdigest()])
+    monkeypatch.setitem(LAYOUTS, "cuhk", LAYOUTS["cuhk"]._replace(inverted=known))
+    summary, samples = indexed("cuhk", root, val_fraction=0)
+    assert [sample.blur for sample in samples] == ["white", "black"]
+    assert len(summary.warnings) == 1
+    assert "wrong way round" in summary.warnings[0]
 
 
 def test_cuhk_names_what_the_list_has_and_the_folder_lacks(tmp_path: Path) -> None:
@@ -628,7 +644,10 @@ def test_the_real_cuhk(shared: Path, tmp_path: Path) -> None:
     summary = index("cuhk", shared / "data" / "cuhk", out=tmp_path / "cuhk.jsonl", jobs=2)
     assert summary.by_split == {"train": 547, "val": 57, "test": 100}
     assert (summary.with_mask, summary.without_mask) == (704, 0)
-    assert summary.problems == summary.warnings == []
+    assert summary.problems == []
+    inverted = [s.id[-4:] for s in read_manifest(tmp_path / "cuhk.jsonl") if s.blur == "black"]
+    assert inverted == ["0508", "0509"]
+    assert [number in warning for number, warning in zip(inverted, summary.warnings, strict=True)] == [True, True]
     samples = read_manifest(tmp_path / "cuhk.jsonl", split="test")
     listed = (shared / "data" / "cuhk" / "test.txt").read_text().split()
     assert [Path(sample.image).name for sample in samples] == sorted(listed)
