@@ -129,8 +129,7 @@ def measure_steps(
         fixed = next(on_device(_endless(samples, batch)))
         draws = _draws(config, 0, device)
         online = [f"online, {name}" for name in teachers]
-        # two students: compiling costs a minute each. Both are made before any is compiled: a new one makes torch
-        # forget compiled code that was not recorded
+        # two students: compiling costs a minute or more each
         student = _stepper(config, device)
         bare = _BareStepper.of(_stepper(config, device), fixed, draws)
         for name, stepper in (("augmented", student), ("bare", bare)):  # before a loader's thread may disturb it

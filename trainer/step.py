@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
+import msgspec
 import torch
 from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
 from torch import Tensor, nn
@@ -62,7 +63,7 @@ class Stepper:
         self._layout = torch.channels_last if config.channels_last and device.type == "cuda" else None
         terms: Callable[..., Terms] = self._terms
         if config.compile:
-            torch.compiler.reset()  # the code of a run before this one in the same process counts against a limit
+            _make_room(config)
             terms = torch.compile(self._terms, dynamic=False)
         self._gradients: Gradients = lambda *inputs: _backward(terms(*inputs), config.optimiser.accumulate)
         if device.type == "cuda":
@@ -147,6 +148,21 @@ def create_stepper(student: nn.Module, config: Config, processes: Processes) -> 
     ema = ModelEmaV3(student, decay=config.optimiser.ema, use_warmup=True, warmup_power=0.75)
     freeze(student, config.student.freeze)
     return Stepper(student, create_optimiser(student, config), ema, config, processes)
+
+
+_compiled: list[Config] = []  # whose code this process has
+COMPILED_AT_ONCE = 8  # torch takes no more versions of one function, and runs the next ones as they are written
+
+
+def _make_room(config: Config) -> None:
+    """Keep compiled code for the next run with other seeds; forget all of it before there is too much."""
+    config = msgspec.structs.replace(config, seed=0)
+    if config in _compiled:
+        return
+    if len(_compiled) == COMPILED_AT_ONCE:
+        torch.compiler.reset()
+        _compiled.clear()
+    _compiled.append(config)
 
 
 def _backward(terms: Terms, accumulate: int) -> Terms:
