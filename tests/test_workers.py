@@ -238,7 +238,7 @@ def shards(store: Path) -> int:
 def test_interrupted_driver_takes_its_workers_along(tmp_path: Path) -> None:
     """Ctrl-C, which a terminal sends to all: no process is left, no temporary file, and 130."""
     manifest, store = make_set(tmp_path, 200), tmp_path / "labels"
-    with start_job(manifest, store, pause_s=0.25) as job:  # twelve seconds, on a busy machine too
+    with start_job(manifest, store, pause_s=1.0) as job:  # fifty seconds if nothing stops it
         wait_until(lambda: shards(store) >= 2)
         os.killpg(job.pid, signal.SIGINT)
     assert job.returncode == 130
@@ -250,7 +250,7 @@ def test_interrupted_driver_takes_its_workers_along(tmp_path: Path) -> None:
 def test_workers_of_a_killed_driver_end_by_themselves(tmp_path: Path) -> None:
     """Within a batch; the next run goes on with what they finished."""
     manifest, store = make_set(tmp_path, 200), tmp_path / "labels"
-    with start_job(manifest, store, pause_s=0.25) as job:  # twelve seconds, on a busy machine too
+    with start_job(manifest, store, pause_s=1.0) as job:  # fifty seconds if nothing stops it
         wait_until(lambda: shards(store) >= 2)
         job.kill()
     wait_until(lambda: not group(job.pid), 10)
