@@ -170,7 +170,8 @@ def test_threads_are_shared_among_processes(monkeypatch: pytest.MonkeyPatch) -> 
 # Ends that nobody asked for
 
 JOB = """
-import functools, sys, time
+import functools, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins with it ignored
 sys.path[:0] = {path!r}
 from pathlib import Path
 from test_distill import RampTeacher
