@@ -38,6 +38,9 @@ def step_once(config: Config) -> float:
     return float(stepper([(batch, draws)], step=0, progress=0.0)["loss"])
 
 
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute"
+)  # of torch.compile itself, which hides it unless warnings are errors
 def test_compiled_code_serves_other_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
     """One compilation for two seeds, another one for another loss; after eight kinds of run room is made."""
     counter = CompileCounter()

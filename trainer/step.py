@@ -1,9 +1,10 @@
 """One step of training: augment, forward, losses, backward, update.
 
 On a GPU the part from the augmentation to the gradients is recorded once as a CUDA graph and replayed:
-Python needs longer to launch a light student's kernels than the GPU to run them. With `compile` it goes
-through torch.compile first, which fuses what batch norm and activations move through memory. Without a
-graph several processes (torchrun) use DistributedDataParallel; with one they average what it left.
+Python needs longer to launch a light student's kernels than the GPU to run them. With `compile` augmentation,
+network and losses go through torch.compile first, each by itself, which fuses what batch norm and activations
+move through memory. Without a graph several processes (torchrun) use DistributedDataParallel; with one they
+average what it left.
 """
 
 from __future__ import annotations
@@ -61,11 +62,12 @@ class Stepper:
         self._mixed = autocast(config.precision, device)
         self._weights = torch.zeros(2, device=device)  # of both distillation losses, at this step
         self._layout = torch.channels_last if config.channels_last and device.type == "cuda" else None
-        terms: Callable[..., Terms] = self._terms
+        parts: list[Callable[..., Any]] = [augment, self._network, joint_loss]
         if config.compile:
             _make_room(config)
-            terms = torch.compile(self._terms, dynamic=False)
-        self._gradients: Gradients = lambda *inputs: _backward(terms(*inputs), config.optimiser.accumulate)
+            parts = [torch.compile(part, dynamic=False) for part in parts]
+        self._augment, self._forward, self._losses = parts
+        self._gradients: Gradients = lambda *inputs: _backward(self._terms(*inputs), config.optimiser.accumulate)
         if device.type == "cuda":
             torch.backends.cudnn.benchmark = config.search_kernels
         if self._recorded:
@@ -115,14 +117,15 @@ class Stepper:
 
     def inputs(self, batch: Batch, draws: Draws) -> Inputs:
         """What the network and the losses see of a batch."""
-        return augment(batch, draws, size=self.config.data.input_size)
+        inputs: Inputs = self._augment(batch, draws, size=self.config.data.input_size)
+        return inputs
 
     def _terms(self, batch: Batch, draws: Draws, weights: Tensor) -> Terms:
         inputs = self.inputs(batch, draws)
         images = inputs.images if self._layout is None else inputs.images.contiguous(memory_format=self._layout)
         with self._mixed():
-            output = self._network(images)
-        return joint_loss(
+            output = self._forward(images)
+        terms: Terms = self._losses(
             output,
             inputs.mask,
             inputs.depth,
@@ -134,6 +137,7 @@ class Stepper:
             blur_distillation=self.config.blur_distillation,
             blur_distillation_weight=weights[1],
         )
+        return terms
 
 
 def create_stepper(student: nn.Module, config: Config, processes: Processes) -> Stepper:
