@@ -61,6 +61,22 @@ def test_masked_samples_keep_their_share_of_each_batch() -> None:
         assert int((order.rows(step) < 4).sum()) == 4
 
 
+def test_every_process_gets_its_masks_first() -> None:
+    """Each process's share of a batch holds as many masks as every other's, before the samples without."""
+    order = Order(some(40, 10), batch_size=16, seed=0, processes=2)
+    assert order.groups == [2, 6]
+    seen = torch.cat([order.rows(step) for step in range(5)])
+    assert ((seen < 10).view(5, 2, 8) == torch.tensor([True] * 2 + [False] * 6)).all()
+    assert sorted(seen[seen < 10].tolist()) == sorted([*range(10)] * 2)
+
+
+def test_samples_of_either_kind_are_never_left_out() -> None:
+    """One mask among many, and one sample without: both come up in every batch."""
+    assert Order(some(40, 1), batch_size=8, seed=0).groups == [1, 7]
+    assert Order(some(40, 39), batch_size=8, seed=0).groups == [7, 1]
+    assert Order(some(40, 39), batch_size=8, seed=0, masked_share=1.0).groups == [8]
+
+
 def test_fewer_masks_are_a_part_of_more() -> None:
     """A fraction of the masks is nested in a larger one, and the samples stay."""
     samples = some(40, 40)

@@ -74,7 +74,7 @@ class Data(Section):
     steps: Count | None = None  # steps an epoch; by default one pass over the samples
     mask_fraction: PartOf = 1.0  # share of the training masks that is used (the rest counts as lacking)
     mask_seed: int = 0  # which masks; a larger fraction of the same seed holds the smaller one
-    masked_share: PartOf | None = None  # share of each batch that has masks; by default as they come
+    masked_share: PartOf | None = None  # share of each batch that has masks; by default as among the samples
 
 
 class Augmentation(Section):

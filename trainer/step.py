@@ -25,6 +25,7 @@ from trainer.optimiser import create_optimiser, freeze
 from trainer.processes import Processes
 from trainer.samples.augment import Draws, Inputs, augment
 from trainer.samples.batch import Batch
+from trainer.students.outputs import StudentOutput
 
 __all__ = ["Stepper", "create_stepper"]
 
@@ -41,6 +42,7 @@ class Stepper:
         ema: its averaged weights.
         config: of the run.
         processes: that share the work.
+        groups: of the samples of a batch, one after the other, that batch norm must not mix.
     """
 
     def __init__(
@@ -50,15 +52,16 @@ class Stepper:
         ema: ModelEmaV3,
         config: Config,
         processes: Processes,
+        groups: Sequence[int] = (),
     ) -> None:
         self.student, self.optimiser, self.ema, self.config = student, optimiser, ema, config
         self._processes = processes
         self._trained = [p for p in student.parameters() if p.requires_grad]
         device = self._trained[0].device
         self._recorded = config.cuda_graph and device.type == "cuda"
-        self._network = student
+        self._network = _Apart(student, groups) if len(groups) > 1 else student
         if not self._recorded:
-            self._network = processes.wrap(student, has_unused=not config.depth_loss.weight)
+            self._network = processes.wrap(self._network, has_unused=not config.depth_loss.weight)
         self._mixed = autocast(config.precision, device)
         self._weights = torch.zeros(2, device=device)  # of both distillation losses, at this step
         self._layout = torch.channels_last if config.channels_last and device.type == "cuda" else None
@@ -140,7 +143,25 @@ class Stepper:
         return terms
 
 
-def create_stepper(student: nn.Module, config: Config, processes: Processes) -> Stepper:
+class _Apart(nn.Module):
+    """A student that sees the groups of a batch one after the other.
+
+    Seen together, samples with and without masks share the means of batch norm. The loss moves those with masks
+    alone, and so, against the common mean, the others the opposite way, photographs in use among them.
+    """
+
+    def __init__(self, student: nn.Module, groups: Sequence[int]) -> None:
+        super().__init__()
+        self.student, self.groups = student, list(groups)
+
+    def forward(self, images: Tensor) -> StudentOutput:
+        outputs = [self.student(group) for group in torch.split(images, self.groups)]
+        return StudentOutput(
+            *([torch.cat(maps) for maps in zip(*task, strict=True)] for task in zip(*outputs, strict=True))
+        )
+
+
+def create_stepper(student: nn.Module, config: Config, processes: Processes, groups: Sequence[int] = ()) -> Stepper:
     """A student at the start of a run: on its device, its first blocks frozen, with optimiser and averaged weights.
 
     Raises:
@@ -151,7 +172,7 @@ def create_stepper(student: nn.Module, config: Config, processes: Processes) -> 
         student = student.to(memory_format=torch.channels_last)
     ema = ModelEmaV3(student, decay=config.optimiser.ema, use_warmup=True, warmup_power=0.75)
     freeze(student, config.student.freeze)
-    return Stepper(student, create_optimiser(student, config), ema, config, processes)
+    return Stepper(student, create_optimiser(student, config), ema, config, processes, groups)
 
 
 _compiled: list[Config] = []  # whose code this process has

@@ -116,14 +116,20 @@ def train(
     say(f"the student starts from {origin}")
     for size in (config.data.input_size, *config.data.test_sizes):
         require_size(student, size)
-    stepper = create_stepper(student, config, processes)
 
     batch_size, accumulate = min(config.data.batch_size, len(sources.learnt)), config.optimiser.accumulate
     processes.require_shares(batch_size)
     epoch_steps = config.data.steps or max(len(sources.learnt) // (batch_size * accumulate), 1)
     total_steps = config.epochs * epoch_steps
+    order = Order(
+        sources.learnt,
+        batch_size=batch_size,
+        seed=config.seed,
+        masked_share=config.data.masked_share,
+        processes=processes.count,
+    )
+    stepper = create_stepper(student, config, processes, order.groups)
     schedule = Schedule(stepper.optimiser, config, total_steps)
-    order = Order(sources.learnt, batch_size=batch_size, seed=config.seed, masked_share=config.data.masked_share)
     batches = Batches(
         Photographs(sources.learnt, sources.reader, size=config.data.prepared_size, blur_reader=sources.blur_reader),
         device=processes.device,

@@ -15,25 +15,51 @@ __all__ = ["Order"]
 class Order:
     """Which samples a step takes: endless passes, each a shuffle of all, cut into batches.
 
-    A function of seed and step alone. With `masked_share`, that share of each batch comes from the samples
-    that have a mask and the rest from the others, each in passes of their own.
+    A function of seed and step alone. Where some samples have a mask and some have none, each kind is taken in
+    passes of its own, and every process gets the same number of each, those with masks first.
+
+    Args:
+        samples: to learn from.
+        batch_size: of all processes together, a multiple of their number.
+        seed: of the shuffling.
+        masked_share: share of each batch that has masks; by default as among the samples, at least one of each kind.
+        processes: that share a batch, each a run of it.
+
+    Attributes:
+        groups: how many samples with and without masks follow each other in a process's share of a batch.
     """
 
     def __init__(
-        self, samples: Sequence[Sample], *, batch_size: int, seed: int, masked_share: float | None = None
+        self,
+        samples: Sequence[Sample],
+        *,
+        batch_size: int,
+        seed: int,
+        masked_share: float | None = None,
+        processes: int = 1,
     ) -> None:
-        everything = list(range(len(samples)))
-        masked = [i for i in everything if samples[i].mask is not None]
-        others = [i for i in everything if samples[i].mask is None]
-        if masked_share is None or not masked or not others:
-            self._pools = [(_Passes(everything, seed), batch_size)]
+        masked = [i for i, sample in enumerate(samples) if sample.mask is not None]
+        others = [i for i, sample in enumerate(samples) if sample.mask is None]
+        share = batch_size // processes
+        self._processes = processes
+        if not masked or not others or share < 2:
+            self._pools, self.groups = [_Passes(range(len(samples)), seed)], [share]
+            return
+        if masked_share is None:
+            count = min(max(round(share * len(masked) / len(samples)), 1), share - 1)
         else:
-            count = min(max(round(batch_size * masked_share), 1), batch_size)
-            self._pools = [(_Passes(masked, seed), count), (_Passes(others, seed + 1), batch_size - count)]
+            count = max(round(share * masked_share), 1)
+        pools = [(_Passes(masked, seed), count), (_Passes(others, seed + 1), share - count)]
+        self._pools = [pool for pool, size in pools if size]
+        self.groups = [size for _, size in pools if size]
 
     def rows(self, step: int) -> Tensor:
         """(batch_size,) positions of samples."""
-        return torch.cat([pool.take(step * count, count) for pool, count in self._pools])
+        taken = [
+            pool.take(step * count * self._processes, count * self._processes).view(self._processes, count)
+            for pool, count in zip(self._pools, self.groups, strict=True)
+        ]
+        return torch.cat(taken, 1).flatten()
 
 
 class _Passes:
