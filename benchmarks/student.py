@@ -87,6 +87,8 @@ def measure_rates(
     """
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     torch.backends.cudnn.benchmark = search_kernels  # for every network alike
+    # several networks, sizes of batches and scales go through the same functions: beyond 8 versions torch gives up
+    torch._dynamo.config.recompile_limit = 64
     sizes = {name: count_size(name, size) for name in names}
     rows: list[RateRow] = []
     for batch in batches:

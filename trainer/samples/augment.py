@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainer.config import Augmentation
-from trainer.samples.batch import Batch
+from trainer.samples.batch import Batch, send
 from trainer.students.model import IMAGENET_MEAN, IMAGENET_STD
 
 __all__ = ["Draws", "Inputs", "augment", "draw", "normalise", "targets"]
@@ -42,7 +42,7 @@ class Draws(NamedTuple):
     sharpness: Tensor
 
     def to(self, device: torch.device) -> Draws:
-        return Draws(*(t.to(device, non_blocking=True) for t in self))
+        return Draws(*(send(t, device) for t in self))
 
 
 class Inputs(NamedTuple):

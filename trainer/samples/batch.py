@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Batch", "concatenate"]
+__all__ = ["Batch", "concatenate", "send"]
 
 
 class Batch(NamedTuple):
@@ -38,7 +38,8 @@ class Batch(NamedTuple):
         return self.map(lambda field: field.to(device, non_blocking=True))
 
     def select(self, rows: Tensor) -> Batch:
-        return self.map(lambda field: field[rows.to(field.device)])
+        rows = send(rows, self.images.device)
+        return self.map(lambda field: field[rows])
 
     def pin_memory(self) -> Batch:
         return self.map(lambda field: field.pin_memory())
@@ -46,6 +47,13 @@ class Batch(NamedTuple):
     @property
     def bytes(self) -> int:
         return sum(f.nbytes for f in self if f is not None)
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A small tensor on the device, without waiting until the device has done what it was given before."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()  # from other memory the copy waits
+    return tensor.to(device, non_blocking=True)
 
 
 def concatenate(items: Sequence[Batch]) -> Batch:
