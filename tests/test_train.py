@@ -22,6 +22,7 @@ from trainer.checkpoint import load_state, load_student
 from trainer.config import Config, load_config
 from trainer.device import choose_device
 from trainer.optimiser import Schedule, create_optimiser, encoder_blocks
+from trainer.predict import predict
 from trainer.processes import Processes
 from trainer.students.encoders import block_of
 from trainer.students.initial import initial_student
@@ -180,11 +181,20 @@ def test_labels_of_other_photographs_do_not_count(small_set: Path, small_labels:
 
 
 def test_depth_alone_can_be_learnt(small_set: Path, small_labels: Path, tmp_path: Path) -> None:
-    """With the blur loss off the best epoch is chosen by depth."""
-    config = quick("blur_loss.bce=0", "blur_loss.iou=0", "blur_loss.l1=0")
+    """With the blur loss off no masks are asked for, and the best epoch is chosen by depth."""
+    config = quick("blur_loss.weight=0")
+    without = [msgspec.structs.replace(s, mask=None, blur=None) for s in read_manifest(small_set)]
+    write_manifest(small_set.parent / "without.jsonl", without, root=small_set.parent / "photos")
+    some = train(
+        small_set.parent / "without.jsonl", out=tmp_path / "o", labels=small_labels, config=config, device="cpu"
+    )
+    assert some.masks == 0
     summary = train(small_set, out=tmp_path / "run", labels=small_labels, config=config, device="cpu")
     assert "val_mae" not in summary.best
     assert summary.best["val_depth"] > 0
+    photograph = read_manifest(small_set)[0].image_path
+    with pytest.raises(SoftfocusError, match="has learnt depth alone"):
+        predict([photograph], model=tmp_path / "run", out=tmp_path / "maps", device="cpu")
 
 
 def test_the_papers_network_trains_too(small_set: Path, small_labels: Path, tmp_path: Path) -> None:

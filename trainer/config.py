@@ -93,8 +93,12 @@ class Augmentation(Section):
 
 
 class BlurLoss(Section):
-    """Weights of the task loss's terms (`trainer.losses.blur`); `side` weighs their sum on each side output."""
+    """Weights of the task loss's terms (`trainer.losses.blur`); `side` weighs their sum on each side output.
 
+    `weight` scales the whole, 0 leaves it out: then depth or soft labels are learnt alone.
+    """
+
+    weight: Weight = 1.0
     bce: Weight = 1.0  # cross-entropy
     focal: Weight = 0.0
     l1: Weight = 1.0
@@ -107,7 +111,7 @@ class BlurLoss(Section):
     @property
     def in_use(self) -> bool:
         """Whether masks are learnt at all."""
-        return any((self.bce, self.focal, self.l1, self.iou, self.dice, self.ssim, self.edge))
+        return self.weight > 0 and any((self.bce, self.focal, self.l1, self.iou, self.dice, self.ssim, self.edge))
 
 
 class Distillation(Section):
@@ -182,6 +186,11 @@ class Config(Section):
     cuda_graph: bool = True  # on a GPU a step is recorded once and replayed
     search_kernels: bool = False  # try cuDNN's kernels for each layer: a minute at the start, then faster steps
     keep_every: Optional = 0  # also keep epoch-NNNN.safetensors every so many epochs
+
+    @property
+    def learns_blur(self) -> bool:
+        """Whether blur is learnt: from masks, or from soft labels (whose weight a run without them sets to 0)."""
+        return self.blur_loss.in_use or self.blur_distillation.weight > 0
 
     def __post_init__(self) -> None:
         if self.data.prepared_size < self.data.input_size:

@@ -48,7 +48,7 @@ class StudentTeacher:
         self._student, config, _ = load_student(model, device=self._device)
         self._student.requires_grad_(False)
         self._is_blur = quantity == "blur"
-        if not (config.blur_loss.in_use if self._is_blur else config.depth_loss.weight):
+        if not (config.learns_blur if self._is_blur else config.depth_loss.weight):
             other = "depth" if self._is_blur else "blur"
             raise SoftfocusError(f"{model}: this student has not learnt {quantity}; ask for --quantity {other}")
         self._size = size or config.data.input_size

@@ -63,7 +63,7 @@ def joint_loss(
     for place, level in enumerate(levels):
         targets = {name: level.channel(number) for name, number in channel.items()}
         logits = output.blur[place].float()
-        if factor := blur.side if place else 1.0:
+        if blur.weight and (factor := blur.side if place else 1.0):
             terms["blur"] += blur_terms(logits, targets["blur"], blur, factor)
         if "depth" in maps and (factor := distillation.side if place else 1.0):
             terms["depth"] += depth_terms(output.depth[place].float(), targets["depth"], distillation, factor)
@@ -71,7 +71,7 @@ def joint_loss(
             terms["soft_blur"] += soft_blur_terms(logits, targets["soft_blur"], blur_distillation, factor)
 
     values = {name: average(found, like=mask) for name, found in terms.items()}
-    loss = values["blur"]
+    loss = blur.weight * values["blur"]
     if "depth" in maps:
         loss = loss + (distillation.weight if distillation_weight is None else distillation_weight) * values["depth"]
     if "soft_blur" in maps and blur_distillation:

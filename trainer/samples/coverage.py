@@ -57,18 +57,30 @@ class Holdings(msgspec.Struct, frozen=True, kw_only=True):
         return "\n".join(f"{first:<7}" + "".join(f"{cell:>12}" for cell in rest) for first, *rest in rows)
 
 
-def holdings(samples: Sequence[Sample], depth: LabelReader | None, soft_blur: LabelReader | None) -> Holdings:
-    """What each sample has; without a store of a kind no sample has a label of it, and none is asked for."""
+def holdings(
+    samples: Sequence[Sample], depth: LabelReader | None, soft_blur: LabelReader | None, *, masks: bool = True
+) -> Holdings:
+    """What each sample has; without a store of a kind no sample has a label of it, and none is asked for.
+
+    Args:
+        samples: of a manifest.
+        depth, soft_blur: stores of labels, or None.
+        masks: whether they are asked for.
+    """
     masked = np.array([sample.mask is not None for sample in samples], np.bool_)
     near, near_stale = labelled(samples, depth)
     blur, blur_stale = labelled(samples, soft_blur)
-    asked = [masked, *([near] if depth is not None else []), *([blur] if soft_blur is not None else [])]
+    asked = [
+        *([masked] if masks else []),
+        *([near] if depth is not None else []),
+        *([blur] if soft_blur is not None else []),
+    ]
     columns = {
         "samples": np.ones(len(samples), np.bool_),
         "masks": masked,
         "depth": near,
         "soft_blur": blur,
-        "everything": np.logical_and.reduce(asked),
+        "everything": np.logical_and.reduce(asked or [masked]),
         "nothing": ~(masked | near | blur),
         "stale": near_stale | blur_stale,
     }

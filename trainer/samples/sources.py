@@ -86,9 +86,10 @@ def open_sources(
         blur_reader = open_labels(blur_labels, quantity=BLUR_PROBABILITY)
     samples = read_manifest(manifest)
     offered = [s for s in samples if s.split in config.data.splits]
-    offered = with_masks(offered, config.data.mask_fraction, seed=config.data.mask_seed)
+    masks = config.blur_loss.in_use
+    offered = with_masks(offered, config.data.mask_fraction if masks else 0.0, seed=config.data.mask_seed)
     others = [s for s in samples if s.split not in config.data.splits]
-    learnt, held = choose_samples(offered, reader, partial=config.data.partial, blur_reader=blur_reader)
+    learnt, held = choose_samples(offered, reader, partial=config.data.partial, blur_reader=blur_reader, masks=masks)
     readers = [r for r in (reader, blur_reader) if r is not None]
     return Sources(
         manifest=manifest,
@@ -99,7 +100,7 @@ def open_sources(
         learnt=learnt,
         validation=[s for s in others if s.split == "val" and (s.mask or any(s.id in r for r in readers))],
         held=held,
-        covered=holdings([*offered, *others], reader, blur_reader),
+        covered=holdings([*offered, *others], reader, blur_reader, masks=masks),
         manifest_sha256=sha256_file(manifest),
     )
 
@@ -110,6 +111,7 @@ def choose_samples(
     *,
     partial: bool,
     blur_reader: LabelReader | None = None,
+    masks: bool = True,
 ) -> tuple[list[Sample], Holdings]:
     """The samples that can be trained on, and what all have.
 
@@ -119,14 +121,15 @@ def choose_samples(
         partial: also take samples that lack a mask or a label, for what they have. A label that was made
             from another photograph counts as lacking.
         blur_reader: the store of soft blur labels, or None.
+        masks: whether they are asked for.
 
     Raises:
         DataError: something is missing and `partial` is False, or nothing is left to train on.
     """
-    held = holdings(samples, reader, blur_reader)
+    held = holdings(samples, reader, blur_reader, masks=masks)
     if held.incomplete and not partial:
         total = held.total
-        kinds = [f"{total.masks} masks"]
+        kinds = [f"{total.masks} masks"] if masks else []
         kinds += [f"{total.depth} depth labels"] if reader is not None else []
         kinds += [f"{total.soft_blur} soft blur labels"] if blur_reader is not None else []
         stale = f" ({total.stale} have labels of another photograph)" if total.stale else ""
@@ -143,7 +146,7 @@ def choose_samples(
 
 
 def with_masks(samples: Sequence[Sample], fraction: float, *, seed: int) -> list[Sample]:
-    """The samples with the masks of all but `fraction` of those that have one taken away.
+    """The samples with the masks of all but `fraction` of those that have one taken away; 0 takes all.
 
     Which ones depends on `seed` and the photographs alone: a larger fraction holds the smaller one.
     """
@@ -151,5 +154,5 @@ def with_masks(samples: Sequence[Sample], fraction: float, *, seed: int) -> list
         (s for s in samples if s.mask is not None),
         key=lambda s: hashlib.sha256(f"{seed}:{s.sha256}".encode()).digest(),
     )
-    kept = {s.id for s in masked[: max(round(fraction * len(masked)), 1)]}
+    kept = {s.id for s in masked[: max(round(fraction * len(masked)), 1) if fraction else 0]}
     return [s if s.id in kept else msgspec.structs.replace(s, mask=None, blur=None) for s in samples]
