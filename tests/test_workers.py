@@ -19,6 +19,7 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from conftest import differing_shards
 from test_distill import RampTeacher, add_photographs, files, make_set, no_teacher, spoil, temporaries
 
 from cli import main
@@ -81,12 +82,6 @@ def label_together(
     return label(manifest, store, load_teacher=no_teacher, team=team, **options)
 
 
-def differing_files(store: Path, other: Path) -> list[str]:
-    """The files among the shards of two stores that are not the same, byte for byte."""
-    one, two = ({path.name: path.read_bytes() for path in (each / "shards").iterdir()} for each in (store, other))
-    return sorted(name for name in one.keys() | two.keys() if one.get(name) != two.get(name))
-
-
 # Worker processes
 
 
@@ -101,7 +96,7 @@ def test_two_processes_make_the_store_of_one(tmp_path: Path) -> None:
     assert (summary.samples, summary.labelled, summary.kept, summary.failed) == (24, 12, 0, [])
     assert (summary.shards, summary.workers, summary.deaths) == (6, 2, 0)
     assert summary.bytes == sum(path.stat().st_size for path in (store / "shards").iterdir())
-    assert differing_files(store, tmp_path / "peace") == []
+    assert differing_shards(store, tmp_path / "peace") == []
     assert (seen[-1].done, seen[-1].total, seen[-1].shards_done, seen[-1].workers) == (12, 12, 6, 2)
     before = files(store)
     again = label_together(manifest, store, load=no_teacher, shard_size=None)
@@ -129,7 +124,7 @@ def test_worker_that_dies_costs_its_open_shards_only(tmp_path: Path) -> None:
     summary = label_together(manifest, store, functools.partial(DyingTeacher, deaths, 7, times=1))
     assert (summary.labelled, summary.failed, summary.deaths) == (20, [], 1)
     label(manifest, tmp_path / "peace", load_teacher=RampTeacher, shard_size=2)
-    assert differing_files(store, tmp_path / "peace") == []
+    assert differing_shards(store, tmp_path / "peace") == []
 
 
 def test_shard_that_kills_every_worker_is_left_out(tmp_path: Path) -> None:
@@ -292,7 +287,7 @@ def test_a_hundred_kills_of_drivers_and_workers_change_nothing(tmp_path: Path) -
         assert (summary.labelled, summary.kept, summary.failed) == (0, 240, [])
         assert temporaries(store) == []
         label(manifest, folder / "peace", load_teacher=RampTeacher, shard_size=2)
-        assert differing_files(store, folder / "peace") == []
+        assert differing_shards(store, folder / "peace") == []
 
 
 # Parts
@@ -321,7 +316,7 @@ main()
         path.stat().st_size for path in (store / "shards").iterdir()
     )
     label(manifest, tmp_path / "peace", load_teacher=RampTeacher, shard_size=2)
-    assert differing_files(store, tmp_path / "peace") == []
+    assert differing_shards(store, tmp_path / "peace") == []
     assert temporaries(store) == []
 
 
@@ -473,7 +468,7 @@ def test_dask_worker_that_is_killed_costs_its_open_shard(tmp_path: Path, schedul
     assert told.split()[:3] == ["60", "0", "2"]
     assert files(store).items() >= before.items()
     label(manifest, tmp_path / "peace", load_teacher=RampTeacher, shard_size=2)
-    assert differing_files(store, tmp_path / "peace") == []
+    assert differing_shards(store, tmp_path / "peace") == []
     assert temporaries(store) == []
 
 
@@ -505,4 +500,4 @@ def test_ray_worker_that_dies_costs_its_open_shard(tmp_path: Path) -> None:
         told, _ = job.communicate(timeout=200)
     assert (job.returncode, told.split()[:2]) == (0, ["24", "0"])
     label(manifest, tmp_path / "peace", load_teacher=RampTeacher, shard_size=2)
-    assert differing_files(store, tmp_path / "peace") == []
+    assert differing_shards(store, tmp_path / "peace") == []
