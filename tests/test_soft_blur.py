@@ -128,7 +128,7 @@ def test_only_students_give_blur(student: Path, tmp_path: Path) -> None:
     with pytest.raises(SoftfocusError, match="quantity 'colour' is not known; choose one of depth, blur"):
         load_teacher("demo", quantity="colour", device="cpu")
     network, _, _ = load_student(student)
-    depth_only = quick("blur_loss.weight=0")
+    depth_only = quick("blur_loss.weight=0", "blur_distillation.weight=0")
     save_student(tmp_path / "depth.safetensors", network.state_dict(), depth_only)
     save_student(tmp_path / "blur.safetensors", network.state_dict(), quick("depth_loss.weight=0"))
     with pytest.raises(SoftfocusError, match=r"has not learnt blur; ask for --quantity depth"):

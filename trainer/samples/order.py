@@ -11,6 +11,8 @@ from pipeline.contract import Sample
 
 __all__ = ["Order"]
 
+FEWEST = 2  # samples of a kind in a batch of both: batch norm takes no single one where a feature is one pixel
+
 
 class Order:
     """Which samples a step takes: endless passes, each a shuffle of all, cut into batches.
@@ -22,7 +24,8 @@ class Order:
         samples: to learn from.
         batch_size: of all processes together, a multiple of their number.
         seed: of the shuffling.
-        masked_share: share of each batch that has masks; by default as among the samples, at least one of each kind.
+        masked_share: share of each batch that has masks; by default as among the samples. At least two of
+            each kind, but for a share of 1; a process with fewer than four samples takes both kinds as one.
         processes: that share a batch, each a run of it.
 
     Attributes:
@@ -42,13 +45,11 @@ class Order:
         others = [i for i, sample in enumerate(samples) if sample.mask is None]
         share = batch_size // processes
         self._processes = processes
-        if not masked or not others or share < 2:
+        if not masked or not others or share < 2 * FEWEST:
             self._pools, self.groups = [_Passes(range(len(samples)), seed)], [share]
             return
-        if masked_share is None:
-            count = min(max(round(share * len(masked) / len(samples)), 1), share - 1)
-        else:
-            count = max(round(share * masked_share), 1)
+        wanted = round(share * (len(masked) / len(samples) if masked_share is None else masked_share))
+        count = share if masked_share == 1 else min(max(wanted, FEWEST), share - FEWEST)
         pools = [(_Passes(masked, seed), count), (_Passes(others, seed + 1), share - count)]
         self._pools = [pool for pool, size in pools if size]
         self.groups = [size for _, size in pools if size]
