@@ -23,10 +23,11 @@ from benchmarks.photographs import make_photographs
 from pipeline.distill import LabelProgress, label
 from pipeline.distill import stream as stream_module
 from pipeline.distill.crew import captain as captain_module
-from pipeline.distill.crew.captain import CrewDied
+from pipeline.distill.crew.captain import CrewDied, Peer
 from pipeline.distill.crew.memory import Slabs, attached
-from pipeline.distill.crew.messages import Pack
+from pipeline.distill.crew.messages import Decode, Pack
 from pipeline.distill.device import predictor as predictor_module
+from pipeline.distill.meters import Meters
 from pipeline.distill.processes import Processes
 from pipeline.distill.worker import Order
 from pipeline.errors import SoftfocusError
@@ -249,6 +250,18 @@ def test_errors_of_helping_processes_are_those_of_the_run(tmp_path: Path) -> Non
     folder.rename(tmp_path / "elsewhere")
     with pytest.raises(SoftfocusError, match="the photographs' folder is not there"):
         run(tmp_path / "b")
+
+
+def test_an_error_is_heard_even_where_the_process_has_ended_since() -> None:
+    """What it said last counts, not that the next message finds nobody."""
+    peer = Peer("hand")
+    peer.hear(Meters())
+    job = Decode(slab=99, size=(8, 8), largest=1.0, photographs=[])  # there is no such slab
+    peer.send(job, print)
+    peer.process.wait()
+    with pytest.raises(RuntimeError, match="No such file"):
+        peer.send(job, print)
+    peer.end()
 
 
 @pytest.mark.usefixtures("on_device")

@@ -6,6 +6,7 @@ Without threads nothing here waits for Python's lock. The price: who waits for s
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import signal
@@ -16,7 +17,7 @@ from collections import deque
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pipeline.distill.crew.memory import PageLock, Slabs
 from pipeline.distill.meters import Meters
@@ -91,7 +92,13 @@ class Peer:
             self._asked.popleft()(answer)
         self.push()
 
-    def died(self) -> CrewDied:
+    def died(self) -> Exception:
+        """Why it has closed the line: the error that it said last, if it had time to."""
+        with contextlib.suppress(EOFError, OSError):
+            while True:  # ends with EOFError: the other end is closed
+                failed, answer, _ = self.connection.recv()
+                if failed:
+                    return cast(Exception, answer)
         try:
             code = self.process.wait(_FAREWELL_S)
         except subprocess.TimeoutExpired:
