@@ -79,7 +79,7 @@ def measure_rates(
         device: where they run.
         batches: images at once.
         size: side of the input, or the nearest that a student takes.
-        compiled: also through torch.compile (with CUDA graphs on a GPU), which takes a minute each.
+        compiled: also through torch.compile (with CUDA graphs on a GPU), which takes minutes the first time.
         rounds: turns.
         seconds: a turn takes about so long.
         search_kernels: let cuDNN try its kernels for each layer, which takes a minute a network.
@@ -88,7 +88,8 @@ def measure_rates(
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     torch.backends.cudnn.benchmark = search_kernels  # for every network alike
     # several networks, sizes of batches and scales go through the same functions: beyond 8 versions torch gives up
-    torch._dynamo.config.recompile_limit = 64
+    if compiled and hasattr(torch._dynamo.config, "recompile_limit"):  # not in older versions of torch
+        torch._dynamo.config.recompile_limit = 64
     sizes = {name: count_size(name, size) for name in names}
     rows: list[RateRow] = []
     for batch in batches:

@@ -128,3 +128,13 @@ def test_sharpness_scales_the_detail_of_the_whole_frame() -> None:
     torch.testing.assert_close(rise[:, 16, 16], height, atol=1e-4, rtol=0)
     torch.testing.assert_close(sharp.mask, plain.mask)
     torch.testing.assert_close(sharp.depth, plain.depth)
+
+
+def test_a_rectangle_comes_from_a_sample_of_the_same_group() -> None:
+    """Samples with masks paste among themselves, and those without likewise."""
+    for seed in range(5):
+        partner = draw(
+            8, size=8, config=Augmentation(cutmix=1.0), seed=seed, device=torch.device("cpu"), groups=[3, 5]
+        ).partner
+        assert sorted(partner[:3].tolist()) == [0, 1, 2]
+        assert sorted(partner[3:].tolist()) == [3, 4, 5, 6, 7]

@@ -74,7 +74,11 @@ def test_samples_of_either_kind_are_never_left_out() -> None:
     """One mask among many, and one sample without: both come up in every batch."""
     assert Order(some(40, 1), batch_size=8, seed=0).groups == [2, 6]
     assert Order(some(40, 39), batch_size=8, seed=0).groups == [6, 2]
-    assert Order(some(40, 20), batch_size=3, seed=0).groups == [3]
+    few = Order(some(40, 20), batch_size=3, seed=0)
+    assert (few.groups, few.is_mixed) == ([3], True)
+    alone = Order(some(40, 20), batch_size=3, seed=0, masked_share=1.0)
+    assert not alone.is_mixed
+    assert max(int(alone.rows(step).max()) for step in range(20)) < 20
     assert Order(some(40, 39), batch_size=8, seed=0, masked_share=1.0).groups == [8]
 
 

@@ -182,7 +182,7 @@ class Config(Section):
     seed: Seed = 0
     precision: Literal["auto", "bfloat16", "float32"] = "auto"  # auto: bfloat16 where the device has it, else float32
     channels_last: bool = True
-    compile: bool = False  # torch.compile: a minute at the start, then faster steps
+    compile: bool = False  # torch.compile: minutes the first time, then faster steps
     cuda_graph: bool = True  # on a GPU a step is recorded once and replayed
     search_kernels: bool = False  # try cuDNN's kernels for each layer: a minute at the start, then faster steps
     keep_every: Optional = 0  # also keep epoch-NNNN.safetensors every so many epochs

@@ -91,8 +91,12 @@ def evaluate(
     sizes = tuple(input_sizes) or sizes_in_use(config)
     for size in sizes:
         require_size(student, size)
+    if not config.learns_blur and labels is None:
+        raise SoftfocusError(f"{model}: this student has learnt depth alone; give a store of depth with --labels")
     reader = open_labels(labels) if labels is not None else None
-    samples = [s for s in read_manifest(manifest, split=split) if s.mask is not None or (reader and s.id in reader)]
+    offered = read_manifest(manifest, split=split)
+    judged = {s.id for s in offered if s.mask is not None and config.learns_blur}
+    samples = [s for s in offered if s.id in judged or (reader and s.id in reader)]
     if reader is not None:
         require_fresh(reader, samples)
     if not samples:
@@ -105,7 +109,7 @@ def evaluate(
     images = _ahead(samples, lambda sample: (read_image(sample.image_path), read_mask(sample)))
     for done, (sample, (image, mask)) in enumerate(images, 1):
         blur, depth = predict_maps(student, image, sizes=sizes)
-        if mask is not None:
+        if mask is not None and sample.id in judged:
             evaluation.update(blur, mask, sample.id)
             masked += 1
         if reader is not None and sample.id in reader:

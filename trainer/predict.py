@@ -73,7 +73,8 @@ def predict(
     for size in sizes:
         require_size(student, size)
     if not config.learns_blur:
-        raise SoftfocusError(f"{model}: this student has learnt depth alone; give one that has learnt blur")
+        mend = "`softfocus label --teacher student:RUN` stores it"
+        raise SoftfocusError(f"{model}: this student has learnt depth alone; {mend}")
     if depth and not config.depth_loss.weight:
         raise SoftfocusError(f"{model}: this student has learnt masks alone, and gives no depth; leave --depth away")
     fuse_batch_norm(student, torch.zeros(1, 3, sizes[0], sizes[0], device=where))

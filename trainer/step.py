@@ -42,7 +42,7 @@ class Stepper:
         ema: its averaged weights.
         config: of the run.
         processes: that share the work.
-        groups: of the samples of a batch, one after the other, that batch norm must not mix.
+        groups: sizes of the parts of a batch, one after the other, that batch norm must not mix.
     """
 
     def __init__(
@@ -61,13 +61,14 @@ class Stepper:
         self._recorded = config.cuda_graph and device.type == "cuda"
         self._network = _Apart(student, groups) if len(groups) > 1 else student
         if not self._recorded:
-            self._network = processes.wrap(self._network, has_unused=not config.depth_loss.weight)
+            learns_all = config.depth_loss.weight > 0 and config.learns_blur
+            self._network = processes.wrap(self._network, has_unused=not learns_all)
         self._mixed = autocast(config.precision, device)
         self._weights = torch.zeros(2, device=device)  # of both distillation losses, at this step
         self._layout = torch.channels_last if config.channels_last and device.type == "cuda" else None
         parts: list[Callable[..., Any]] = [augment, self._network, joint_loss]
         if config.compile:
-            _make_room(config)
+            _make_room(config, groups)
             parts = [torch.compile(part, dynamic=False) for part in parts]
         self._augment, self._forward, self._losses = parts
         self._gradients: Gradients = lambda *inputs: _backward(self._terms(*inputs), config.optimiser.accumulate)
@@ -175,19 +176,19 @@ def create_stepper(student: nn.Module, config: Config, processes: Processes, gro
     return Stepper(student, create_optimiser(student, config), ema, config, processes, groups)
 
 
-_compiled: list[Config] = []  # whose code this process has
+_compiled: list[tuple[Config, tuple[int, ...]]] = []  # and groups, whose code this process has
 COMPILED_AT_ONCE = 8  # torch takes no more versions of one function, and runs the next ones as they are written
 
 
-def _make_room(config: Config) -> None:
+def _make_room(config: Config, groups: Sequence[int]) -> None:
     """Keep compiled code for the next run with other seeds; forget all of it before there is too much."""
-    config = msgspec.structs.replace(config, seed=0)
-    if config in _compiled:
+    key = msgspec.structs.replace(config, seed=0), tuple(groups)
+    if key in _compiled:
         return
     if len(_compiled) == COMPILED_AT_ONCE:
         torch.compiler.reset()
         _compiled.clear()
-    _compiled.append(config)
+    _compiled.append(key)
 
 
 def _backward(terms: Terms, accumulate: int) -> Terms:

@@ -106,6 +106,11 @@ def train(
     if labels is None and config.depth_loss.weight:
         say("no label store given (--labels): training without depth")
     config = without_absent(config, labels=labels, blur_labels=blur_labels)
+    if not config.depth_loss.weight and not config.learns_blur:
+        raise SoftfocusError(
+            "nothing would be learnt: blur_loss.weight is 0, and there is neither --labels nor --blur-labels; "
+            "give one, or leave blur_loss.weight at 1"
+        )
     sources = open_sources(manifest, config, labels=labels, blur_labels=blur_labels)
     say(str(sources.covered))
     identity = {"config": msgspec.to_builtins(config), **sources.fingerprints, "samples": sources.samples_digest}
@@ -117,8 +122,9 @@ def train(
     for size in (config.data.input_size, *config.data.test_sizes):
         require_size(student, size)
 
-    batch_size, accumulate = min(config.data.batch_size, len(sources.learnt)), config.optimiser.accumulate
-    processes.require_shares(batch_size)
+    processes.require_shares(config.data.batch_size)
+    most = max(len(sources.learnt) // processes.count, 1) * processes.count
+    batch_size, accumulate = min(config.data.batch_size, most), config.optimiser.accumulate
     epoch_steps = config.data.steps or max(len(sources.learnt) // (batch_size * accumulate), 1)
     total_steps = config.epochs * epoch_steps
     order = Order(
@@ -128,6 +134,8 @@ def train(
         masked_share=config.data.masked_share,
         processes=processes.count,
     )
+    if order.is_mixed:
+        say("fewer than four samples at once: those without masks share batch norm with the others")
     stepper = create_stepper(student, config, processes, order.groups)
     schedule = Schedule(stepper.optimiser, config, total_steps)
     batches = Batches(
@@ -177,7 +185,11 @@ def train(
         coming = batches(processes.part(order.rows(number)) for number in numbers)
         for number, batch in zip(numbers, coming, strict=True):
             seed = (config.seed << 32) + number * processes.count + processes.rank
-            yield batch, draw(count, size=size, config=config.augmentation, seed=seed, device=processes.device)
+            where = processes.device
+            yield (
+                batch,
+                draw(count, size=size, config=config.augmentation, seed=seed, device=where, groups=order.groups),
+            )
 
     began = steady = time.monotonic()
     coming = parts()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,6 +37,9 @@ def open_run(run: Path, config: Config, identity: dict[str, Any], *, first: bool
         return None
     state = load_state(state_file)
     before = msgspec.json.decode(str(state["identity"]))
+    with contextlib.suppress(msgspec.ValidationError):  # keys that a later version added have their defaults
+        before["config"] = msgspec.to_builtins(msgspec.convert(before["config"], Config, strict=False))
+    before = msgspec.json.decode(msgspec.json.encode(before))
     now = msgspec.json.decode(msgspec.json.encode(identity))
     keys = differing_keys(_plain(before), _plain(now))
     if keys:

@@ -6,6 +6,7 @@ it is a pure function of tensors, so that a step can be compiled or recorded as 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -58,7 +59,15 @@ class Inputs(NamedTuple):
     confidence: Tensor | None
 
 
-def draw(count: int, *, size: int, config: Augmentation, seed: int, device: torch.device) -> Draws:
+def draw(
+    count: int,
+    *,
+    size: int,
+    config: Augmentation,
+    seed: int,
+    device: torch.device,
+    groups: Sequence[int] = (),
+) -> Draws:
     """The random part for `count` samples, on `device`; all but the noise is the same on every device.
 
     Args:
@@ -67,6 +76,7 @@ def draw(count: int, *, size: int, config: Augmentation, seed: int, device: torc
         config: ranges.
         seed: what is drawn is a function of it.
         device: where it goes.
+        groups: sizes of the parts of the batch that paste among themselves alone; by default it is one.
     """
     generator = torch.Generator().manual_seed(seed)
     spread = torch.tensor([config.brightness, config.contrast, config.saturation])
@@ -75,7 +85,7 @@ def draw(count: int, *, size: int, config: Augmentation, seed: int, device: torc
     colour[:, 2] = torch.where(grey, 0.0, colour[:, 2])
     deviation = config.noise * torch.rand(count, 1, generator=generator)
     theta = _crops(count, config, generator)
-    partner, box = _boxes(count, config, generator)
+    partner, box = _boxes(groups or [count], config, generator)
     noise = torch.zeros(0, device=device)
     if config.noise:  # millions of numbers: drawn where they are needed
         there = torch.Generator(device).manual_seed(seed)
@@ -150,9 +160,10 @@ def _crops(count: int, config: Augmentation, generator: torch.Generator) -> Tens
     return torch.stack([width * mirror, zero, x, zero, height, y], 1).view(count, 2, 3)
 
 
-def _boxes(count: int, config: Augmentation, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _boxes(groups: Sequence[int], config: Augmentation, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Partners (B,) and rectangles (B, 4) of a fifth to two thirds of each side."""
-    partner = torch.randperm(count, generator=generator)
+    count = sum(groups)
+    partner = torch.cat([torch.randperm(size, generator=generator) + sum(groups[:n]) for n, size in enumerate(groups)])
     extent = 0.2 + 0.47 * torch.rand(count, 2, generator=generator)
     low = (1 - extent) * torch.rand(count, 2, generator=generator)
     used = (_uniform(count, 0, 1, generator) < config.cutmix).float()[:, None]

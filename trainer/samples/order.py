@@ -18,18 +18,20 @@ class Order:
     """Which samples a step takes: endless passes, each a shuffle of all, cut into batches.
 
     A function of seed and step alone. Where some samples have a mask and some have none, each kind is taken in
-    passes of its own, and every process gets the same number of each, those with masks first.
+    passes of its own, and every process gets the same number of each, those with masks first; with fewer than four
+    samples a process the kinds are mixed.
 
     Args:
         samples: to learn from.
         batch_size: of all processes together, a multiple of their number.
         seed: of the shuffling.
-        masked_share: share of each batch that has masks; by default as among the samples. At least two of
-            each kind, but for a share of 1; a process with fewer than four samples takes both kinds as one.
+        masked_share: share of each batch that has masks; by default as among the samples. Every process gets two
+            of each kind at least; a share of 1 leaves samples without masks out.
         processes: that share a batch, each a run of it.
 
     Attributes:
         groups: how many samples with and without masks follow each other in a process's share of a batch.
+        is_mixed: whether there are both kinds and they are not told apart.
     """
 
     def __init__(
@@ -43,16 +45,17 @@ class Order:
     ) -> None:
         masked = [i for i, sample in enumerate(samples) if sample.mask is not None]
         others = [i for i, sample in enumerate(samples) if sample.mask is None]
+        if masked and masked_share == 1:
+            others = []
         share = batch_size // processes
         self._processes = processes
-        if not masked or not others or share < 2 * FEWEST:
-            self._pools, self.groups = [_Passes(range(len(samples)), seed)], [share]
+        self.is_mixed = bool(masked and others) and share < 2 * FEWEST
+        if not masked or not others or self.is_mixed:
+            self._pools, self.groups = [_Passes(sorted(masked + others), seed)], [share]
             return
         wanted = round(share * (len(masked) / len(samples) if masked_share is None else masked_share))
-        count = share if masked_share == 1 else min(max(wanted, FEWEST), share - FEWEST)
-        pools = [(_Passes(masked, seed), count), (_Passes(others, seed + 1), share - count)]
-        self._pools = [pool for pool, size in pools if size]
-        self.groups = [size for _, size in pools if size]
+        count = min(max(wanted, FEWEST), share - FEWEST)
+        self._pools, self.groups = [_Passes(masked, seed), _Passes(others, seed + 1)], [count, share - count]
 
     def rows(self, step: int) -> Tensor:
         """(batch_size,) positions of samples."""

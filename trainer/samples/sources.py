@@ -98,7 +98,7 @@ def open_sources(
         reader=reader,
         blur_reader=blur_reader,
         learnt=learnt,
-        validation=[s for s in others if s.split == "val" and (s.mask or any(s.id in r for r in readers))],
+        validation=[s for s in others if s.split == "val" and ((masks and s.mask) or any(s.id in r for r in readers))],
         held=held,
         covered=holdings([*offered, *others], reader, blur_reader, masks=masks),
         manifest_sha256=sha256_file(manifest),
