@@ -2,7 +2,7 @@
 
 `lite` is an encoder of timm and a light top-down decoder. It keeps what matters of the paper's network (blur
 and depth read off every scale, fused into one map of each) and drops what costs (wide decoder features,
-large kernels). `base` is the same on a larger encoder.
+large kernels). `base` is the same on two encoders.
 """
 
 from __future__ import annotations
