@@ -138,3 +138,26 @@ def test_a_rectangle_comes_from_a_sample_of_the_same_group() -> None:
         ).partner
         assert sorted(partner[:3].tolist()) == [0, 1, 2]
         assert sorted(partner[3:].tolist()) == [3, 4, 5, 6, 7]
+
+
+def test_a_smear_is_a_mean_along_its_way() -> None:
+    """Eight pixels to the right turn an edge into a ramp of eight; mask and depth stay, and so do other edges."""
+    batch = ramp_batch(2, size=32)
+    edge = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+    edge[..., 16:] = 255
+    draws = draw(2, size=32, config=STILL, seed=0, device=torch.device("cpu"))
+    smears = torch.tensor([[8.0, 0.0], [0.0, 8.0]])
+    inputs = augment(batch._replace(images=edge), draws._replace(motion=smears), size=32)
+    right, down = grey(inputs.images)[:, 0]
+    expected = ((torch.arange(32) - 15.5) / 8 + 0.5).clamp(0, 1)
+    torch.testing.assert_close(right, expected.expand(32, 32), atol=0.07, rtol=0)
+    torch.testing.assert_close(down, (torch.arange(32) > 15).float().expand(32, 32), atol=1e-4, rtol=0)
+    torch.testing.assert_close((inputs.mask, inputs.depth), targets(batch), atol=1e-4, rtol=0)
+
+
+def test_smears_are_drawn_for_half_of_the_frames() -> None:
+    """Up to so many pixels, in every direction; none unless asked for."""
+    lengths = draw(400, size=8, config=Augmentation(motion=6.0), seed=0, device=torch.device("cpu")).motion.norm(dim=1)
+    assert 0.4 < float((lengths > 0).float().mean()) < 0.6
+    assert 5 < float(lengths.max()) <= 6
+    assert draw(4, size=8, config=STILL, seed=0, device=torch.device("cpu")).motion.numel() == 0

@@ -87,6 +87,7 @@ class Augmentation(Section):
     contrast: Share = 0.3
     saturation: Share = 0.4
     sharpness: Share = 0.0  # of the whole frame: softened at 0, as it is at 1, sharpened above
+    motion: Weight = 0.0  # longest smear of half of the frames, in pixels, as by a camera that moves
     grey: Share = 0.1  # probability of a grey photograph
     noise: Share = 0.0  # largest deviation of Gaussian noise, pixels in [0, 1]; uniform below it
     cutmix: Share = 0.0  # probability that a rectangle comes from another sample, mask and labels with it

@@ -6,6 +6,7 @@ it is a pure function of tensors, so that a step can be compiled or recorded as 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from trainer.students.model import IMAGENET_MEAN, IMAGENET_STD
 __all__ = ["Draws", "Inputs", "augment", "draw", "normalise", "targets"]
 
 BINOMIAL = (1, 4, 6, 4, 1)
+TAPS = 8  # samples along a smear
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
@@ -33,6 +35,7 @@ class Draws(NamedTuple):
         partner: (B,) int64, the sample that a pasted rectangle comes from.
         box: (B, 4) top, bottom, left and right of the rectangle in [0, 1]; empty where nothing is pasted.
         sharpness: (B,) factors of the detail, 1 = as it is; no numbers where none are asked for.
+        motion: (B, 2) smear to the right and down, in pixels of the result, of whole frames; likewise.
     """
 
     theta: Tensor
@@ -41,6 +44,7 @@ class Draws(NamedTuple):
     partner: Tensor
     box: Tensor
     sharpness: Tensor
+    motion: Tensor
 
     def to(self, device: torch.device) -> Draws:
         return Draws(*(send(t, device) for t in self))
@@ -93,7 +97,10 @@ def draw(
     sharpness = torch.zeros(0)
     if config.sharpness:
         sharpness = _uniform(count, 1 - config.sharpness, 1 + config.sharpness, generator)
-    return Draws(theta, torch.cat([colour, deviation], 1), noise, partner, box, sharpness).to(device)
+    motion = torch.zeros(0)
+    if config.motion:
+        motion = _smears(count, config.motion, generator)
+    return Draws(theta, torch.cat([colour, deviation], 1), noise, partner, box, sharpness, motion).to(device)
 
 
 def augment(batch: Batch, draws: Draws, *, size: int) -> Inputs:
@@ -102,6 +109,7 @@ def augment(batch: Batch, draws: Draws, *, size: int) -> Inputs:
     Zooming into a crop widens a blur disk by the same factor as the objects around it. What counts as in
     focus is a human judgement of the scene as a whole, so the mask is kept, and `min_area` bounds the zoom.
     Likewise `sharpness` softens or sharpens the whole frame by a pixel or so, as lenses, cameras and resizing do.
+    So with `motion`: a camera that moved is not out of focus.
     A pasted rectangle brings its own mask; depth is relative to a scene, so it is unknown there.
 
     Args:
@@ -118,7 +126,10 @@ def augment(batch: Batch, draws: Draws, *, size: int) -> Inputs:
             planes.append(target.float().nan_to_num(0.0))
     stacked = torch.cat([*planes, *known], 1)
     grid = F.affine_grid(draws.theta, [len(mask), 1, size, size], align_corners=False)
-    stacked = F.grid_sample(stacked, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    sampled = _sample(stacked, grid)
+    if draws.motion.numel():
+        sampled = torch.cat([_smeared(stacked[:, :3], grid, draws), sampled[:, 3:]], 1)
+    stacked = sampled
     pasted = _inside(draws.box, size)
     stacked = torch.where(pasted, stacked[draws.partner], stacked)
     count = len(known)
@@ -169,6 +180,26 @@ def _boxes(groups: Sequence[int], config: Augmentation, generator: torch.Generat
     used = (_uniform(count, 0, 1, generator) < config.cutmix).float()[:, None]
     low, high = low * used, (low + extent) * used
     return partner, torch.stack([low[:, 0], high[:, 0], low[:, 1], high[:, 1]], 1)
+
+
+def _smears(count: int, longest: float, generator: torch.Generator) -> Tensor:
+    """(B, 2): no smear for half of the frames, else one of up to so many pixels in any direction."""
+    length = longest * _uniform(count, -1, 1, generator).clamp_min(0)
+    angle = math.pi * _uniform(count, 0, 1, generator)
+    return torch.stack([length * angle.cos(), length * angle.sin()], 1)
+
+
+def _sample(planes: Tensor, grid: Tensor) -> Tensor:
+    return F.grid_sample(planes, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _smeared(images: Tensor, grid: Tensor, draws: Draws) -> Tensor:
+    """The mean of samples along the smear, from half of it before a pixel to half of it behind."""
+    size = grid.shape[1]
+    # from pixels of the result to the input's coordinates
+    whole = (draws.theta[:, :, :2] @ (2 * draws.motion / size)[:, :, None]).view(-1, 1, 1, 2)
+    places = [(2 * tap + 1) / (2 * TAPS) - 0.5 for tap in range(TAPS)]
+    return torch.stack([_sample(images, grid + place * whole) for place in places]).mean(0)
 
 
 def _inside(box: Tensor, size: int) -> Tensor:
