@@ -38,9 +38,30 @@ def step_once(config: Config) -> float:
     return float(stepper([(batch, draws)], step=0, progress=0.0)["loss"])
 
 
-@pytest.mark.filterwarnings(
-    "ignore:The .grad attribute"
-)  # of torch.compile itself, which hides it unless warnings are errors
+def test_samples_without_a_mask_leave_the_others_alone() -> None:
+    """What masks teach does not depend, through batch norm, on the photographs without masks beside them."""
+    config = load_config(overrides=[*SMALL, "depth_loss.weight=0"])
+    draws = draw(4, size=64, config=config.augmentation, seed=0, device=torch.device("cpu"))
+    losses = {}
+    for groups in ((2, 2), ()):
+        for other in (0, 255):
+            torch.manual_seed(0)
+            stepper = create_stepper(build_student(config.student), config, Processes("cpu"), groups)
+            images = torch.arange(4 * 3 * 64 * 64).remainder(251).view(4, 3, 64, 64).byte()
+            images[2:] = other
+            batch = Batch(
+                images=images,
+                masks=torch.eye(64).mul(255).byte().expand(4, 1, 64, 64).contiguous(),
+                depth=torch.full((4, 1, 64, 64), torch.nan, dtype=torch.float16),
+                has_mask=torch.tensor([True, True, False, False]),
+            )
+            losses[groups, other] = float(stepper([(batch, draws)], step=0, progress=0.0)["loss"])
+    assert losses[(2, 2), 0] == pytest.approx(losses[(2, 2), 255], rel=1e-6)
+    assert losses[(), 0] != pytest.approx(losses[(), 255], rel=1e-3)
+
+
+# torch.compile hides this warning of its own, unless warnings are errors
+@pytest.mark.filterwarnings("ignore:The .grad attribute")
 def test_compiled_code_serves_other_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
     """One compilation for two seeds, another one for another loss; after eight kinds of run room is made."""
     counter = CompileCounter()

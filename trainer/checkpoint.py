@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import nn
 
 from pipeline.contract import SoftfocusError, new_file
-from trainer.config import Config
+from trainer.config import Config, stored_config
 from trainer.runs.run_folder import BEST, LAST
 from trainer.students.model import build_student
 
@@ -99,7 +99,7 @@ def load_student(model: Path | str, *, device: torch.device | str = "cpu") -> tu
         found = metadata.get("format", "other weights")
         raise CheckpointError(f"{path}: holds {found}, not {FORMAT}; give a student that `softfocus train` wrote")
     try:
-        config = msgspec.convert(_complete(msgspec.json.decode(metadata["config"])), Config, strict=False)
+        config = stored_config(msgspec.json.decode(metadata["config"]))
         student = build_student(config.student)
         student.load_state_dict(tensors)
     except (msgspec.ValidationError, KeyError, RuntimeError) as error:
@@ -107,11 +107,6 @@ def load_student(model: Path | str, *, device: torch.device | str = "cpu") -> tu
         raise CheckpointError(f"{path}: weights and configuration do not fit ({reason}); train it again") from error
     figures: dict[str, Any] = msgspec.json.decode(metadata.get("figures", "{}"))
     return student.eval().to(device), config, figures
-
-
-def _complete(config: dict[str, Any]) -> dict[str, Any]:
-    """A stored configuration; one from before there were soft labels has learnt none, whatever the default is now."""
-    return {"blur_distillation": {"weight": 0.0}} | config
 
 
 def save_state(path: Path | str, state: dict[str, Any]) -> None:

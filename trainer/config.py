@@ -18,7 +18,16 @@ from pipeline.contract import SoftfocusError
 from trainer.refusal import explain
 
 __all__ = ["Augmentation", "BlurDistillation", "BlurLoss", "Config", "ConfigError", "Data", "DepthLoss"]
-__all__ += ["Distillation", "Log", "Optimiser", "Student", "dump_config", "load_config", "preset_names"]
+__all__ += [
+    "Distillation",
+    "Log",
+    "Optimiser",
+    "Student",
+    "dump_config",
+    "load_config",
+    "preset_names",
+    "stored_config",
+]
 
 HUGE = 1e9  # keeps infinity out
 Weight = Annotated[float, msgspec.Meta(ge=0, le=HUGE)]
@@ -199,6 +208,17 @@ class Config(Section):
                 f"data.prepared_size ({self.data.prepared_size}) is smaller than data.input_size "
                 f"({self.data.input_size}); make it at least as large"
             )
+
+
+def stored_config(values: dict[str, Any]) -> Config:
+    """A configuration as a run or a student has stored it: keys that a later version added have their defaults.
+
+    One from before there were soft labels has learnt none, whatever the default is now.
+
+    Raises:
+        msgspec.ValidationError: it is not one.
+    """
+    return msgspec.convert({"blur_distillation": {"weight": 0.0}} | values, Config)
 
 
 def preset_names() -> list[str]:

@@ -106,10 +106,12 @@ def evaluate(
     evaluation = Evaluation(protocols=protocols)
     masked = 0
     correlations: list[float] = []
-    images = _ahead(samples, lambda sample: (read_image(sample.image_path), read_mask(sample)))
+    images = _ahead(
+        samples, lambda sample: (read_image(sample.image_path), read_mask(sample) if sample.id in judged else None)
+    )
     for done, (sample, (image, mask)) in enumerate(images, 1):
         blur, depth = predict_maps(student, image, sizes=sizes)
-        if mask is not None and sample.id in judged:
+        if mask is not None:
             evaluation.update(blur, mask, sample.id)
             masked += 1
         if reader is not None and sample.id in reader:

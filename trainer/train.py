@@ -185,11 +185,10 @@ def train(
         coming = batches(processes.part(order.rows(number)) for number in numbers)
         for number, batch in zip(numbers, coming, strict=True):
             seed = (config.seed << 32) + number * processes.count + processes.rank
-            where = processes.device
-            yield (
-                batch,
-                draw(count, size=size, config=config.augmentation, seed=seed, device=where, groups=order.groups),
+            draws = draw(
+                count, size=size, config=config.augmentation, seed=seed, device=processes.device, groups=order.groups
             )
+            yield batch, draws
 
     began = steady = time.monotonic()
     coming = parts()

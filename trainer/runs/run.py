@@ -14,7 +14,7 @@ import torch
 
 from pipeline.contract import SoftfocusError, new_file
 from trainer.checkpoint import load_state
-from trainer.config import Config, dump_config
+from trainer.config import Config, dump_config, stored_config
 from trainer.runs.run_folder import CONFIG, RECORD, STATE, differing_keys, flatten
 from trainer.samples.sources import Sources
 
@@ -37,11 +37,9 @@ def open_run(run: Path, config: Config, identity: dict[str, Any], *, first: bool
         return None
     state = load_state(state_file)
     before = msgspec.json.decode(str(state["identity"]))
-    with contextlib.suppress(msgspec.ValidationError):  # keys that a later version added have their defaults
-        before["config"] = msgspec.to_builtins(msgspec.convert(before["config"], Config, strict=False))
-    before = msgspec.json.decode(msgspec.json.encode(before))
-    now = msgspec.json.decode(msgspec.json.encode(identity))
-    keys = differing_keys(_plain(before), _plain(now))
+    with contextlib.suppress(msgspec.ValidationError):  # one that cannot be read differs, and is told key by key
+        before["config"] = msgspec.to_builtins(stored_config(before["config"]))
+    keys = differing_keys(_plain(before), _plain(identity))
     if keys:
         raise SoftfocusError(
             f"{run}: holds a run with other {', '.join(keys)}; choose another folder with -o, or delete this one"
@@ -50,7 +48,8 @@ def open_run(run: Path, config: Config, identity: dict[str, Any], *, first: bool
 
 
 def _plain(identity: Mapping[str, Any]) -> dict[str, Any]:
-    return {key.removeprefix("config."): value for key, value in flatten(identity).items()}
+    values = msgspec.json.decode(msgspec.json.encode(identity))  # lists and tuples are the same
+    return {key.removeprefix("config."): value for key, value in flatten(values).items()}
 
 
 def write_record(run: Path, sources: Sources, device: torch.device, summary: dict[str, Any]) -> None:

@@ -129,9 +129,8 @@ def augment(batch: Batch, draws: Draws, *, size: int) -> Inputs:
     sampled = _sample(stacked, grid)
     if draws.motion.numel():
         sampled = torch.cat([_smeared(stacked[:, :3], grid, draws), sampled[:, 3:]], 1)
-    stacked = sampled
     pasted = _inside(draws.box, size)
-    stacked = torch.where(pasted, stacked[draws.partner], stacked)
+    stacked = torch.where(pasted, sampled[draws.partner], sampled)
     count = len(known)
     # a pixel next to an unknown one is unknown
     values = torch.where(stacked[:, 3 + count :] > 0.999, stacked[:, 3 : 3 + count], torch.nan)

@@ -70,17 +70,14 @@ def holdings(
     masked = np.array([sample.mask is not None for sample in samples], np.bool_)
     near, near_stale = labelled(samples, depth)
     blur, blur_stale = labelled(samples, soft_blur)
-    asked = [
-        *([masked] if masks else []),
-        *([near] if depth is not None else []),
-        *([blur] if soft_blur is not None else []),
-    ]
+    every = np.ones(len(samples), np.bool_)
+    kinds = ((masked, masks), (near, depth is not None), (blur, soft_blur is not None))
     columns = {
-        "samples": np.ones(len(samples), np.bool_),
+        "samples": every,
         "masks": masked,
         "depth": near,
         "soft_blur": blur,
-        "everything": np.logical_and.reduce(asked or [masked]),
+        "everything": np.logical_and.reduce([every, *(has for has, is_asked in kinds if is_asked)]),
         "nothing": ~(masked | near | blur),
         "stale": near_stale | blur_stale,
     }
