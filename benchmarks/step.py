@@ -63,7 +63,8 @@ class OnlineRow(msgspec.Struct, frozen=True):
         teacher_images_per_second: of its forward pass alone, at the student's batch.
         ratio: online step over offline step (samples on the device).
         bound: (bare step + teacher's forward) / bare step: what the ratio can reach.
-        break_even_epochs: epochs after which labelling once, at `label_images_per_second`, has paid for itself.
+        break_even_epochs: epochs after which labelling once, at `label_images_per_second`, has paid for itself;
+            None if the online step was no slower in this run.
         label_images_per_second: stage 1's rate; the teacher's own if none was given.
     """
 
@@ -71,7 +72,7 @@ class OnlineRow(msgspec.Struct, frozen=True):
     teacher_images_per_second: float
     ratio: float
     bound: float
-    break_even_epochs: float
+    break_even_epochs: float | None
     label_images_per_second: float
 
 
@@ -168,13 +169,13 @@ def measure_steps(
 def _online(name: str, times: dict[str, float], batch: int, label_rate: float | None) -> OnlineRow:
     teacher, online, offline = times[f"teacher {name} alone"], times[f"online, {name}"], times[ON_DEVICE]
     rate = label_rate or batch / teacher
-    saved = max(online - offline, 1e-9) / batch
+    saved = (online - offline) / batch
     return OnlineRow(
         teacher=name,
         teacher_images_per_second=batch / teacher,
         ratio=online / offline,
         bound=(times[BARE] + teacher) / times[BARE],
-        break_even_epochs=1 / rate / saved,
+        break_even_epochs=1 / rate / saved if saved > 0 else None,
         label_images_per_second=rate,
     )
 

@@ -168,9 +168,14 @@ def step(manifest: Path | None, labels: Path | None, count: int, as_json: bool, 
     lines = [f"{report.device}: batch {report.batch} at {report.input_size} x {report.input_size}", *table(rows)]
     lines += [f"GPU waits, {way}: {100 * share:.1f} % of the time" for way, share in report.waiting.items()]
     for r in report.online:
+        after = (
+            "never pays"
+            if r.break_even_epochs is None
+            else f"has paid for itself after {r.break_even_epochs:.2f} epochs"
+        )
         lines.append(
             f"{r.teacher} online: {r.ratio:.2f} times an offline step (bound {r.bound:.2f}); labelling once at "
-            f"{r.label_images_per_second:.0f} images/s has paid for itself after {r.break_even_epochs:.2f} epochs"
+            f"{r.label_images_per_second:.0f} images/s {after}"
         )
     show_result(report, as_json, lines)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ model_option = click.option(
     default="lite",
     show_default=True,
     type=PATH,
-    help="A run folder, a .safetensors file, or a student that comes with softfocus: lite, base.",
+    help="A run folder, a .safetensors file, or a student that comes with softfocus: lite.",
 )
 input_size_option = click.option(
     "--input-size",
@@ -119,6 +120,8 @@ def train(manifest: Path, labels: Path | None, out: Path, as_json: bool, **optio
             say=say,
             progress=lambda p: show(p.done, p.total, p.note, p.phase),
         )
+    if os.environ.get("RANK", "0") != "0":  # of torchrun's processes the first one tells
+        return
     figures = ", ".join(f"{k} {v:.4f}" for k, v in summary.best.items() if k.startswith("val_"))
     best = f"  best epoch {summary.best['epoch']}: {figures}" if figures else "  no validation split"
     rate = f", {summary.images_per_second:.0f} images/s" if summary.images_per_second else ""

@@ -103,6 +103,7 @@ def test_break_even_by_hand() -> None:
     assert (row.ratio, row.bound) == (4.0, 4.0)
     assert row.break_even_epochs == pytest.approx(1)
     assert _online("x", times, 10, 20.0).break_even_epochs == pytest.approx(1 / 20 / 0.3)
+    assert _online("x", times | {"online, x": 0.9}, 10, None).break_even_epochs is None
 
 
 def test_students_are_compared_with_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -316,11 +316,12 @@ def test_all_photographs_can_be_learnt(small_set: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "best.safetensors").exists()
 
 
-def in_two_processes(*arguments: str | Path) -> None:
-    """`softfocus train` on the CPU under torchrun."""
+def in_two_processes(*arguments: str | Path) -> str:
+    """`softfocus train` on the CPU under torchrun; what it prints."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "cli.py"]
     command = [*torchrun, "train", *map(str, arguments), "--device", "cpu"]
-    subprocess.run(command, cwd=Path(__file__).parents[1], check=True)
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], check=True, stdout=subprocess.PIPE, text=True)
+    return done.stdout
 
 
 @pytest.mark.slow
@@ -331,7 +332,8 @@ def test_two_processes_are_one_with_a_larger_batch(small_set: Path, small_labels
     overrides += ["data.input_size=64", "data.prepared_size=64"]
     options = [part for override in overrides for part in ("--set", override)]
     common = [small_set, "--labels", small_labels, *options]
-    in_two_processes(*common, "-o", tmp_path / "two", "--set", "data.batch_size=4")
+    printed = in_two_processes(*common, "-o", tmp_path / "two", "--set", "data.batch_size=4", "--json")
+    assert json.loads(printed)["epochs"] == 3, "one summary, of the first process"
     more = ["-o", tmp_path / "one", "--set", "data.batch_size=2", "--set", "optimiser.accumulate=2", "--device", "cpu"]
     command = [sys.executable, "cli.py", "train", *map(str, [*common, *more])]
     alone = {**os.environ, "OMP_NUM_THREADS": "1"}  # as torchrun sets it: sums in the same order
@@ -357,6 +359,13 @@ def test_a_size_that_the_student_does_not_take_is_refused(small_set: Path, tmp_p
     """Before anything is prepared, with sizes that would work."""
     config = quick("data.input_size=40", "data.prepared_size=64")
     with pytest.raises(SoftfocusError, match="input size 40: this student takes multiples of 32; choose 32 or 64"):
+        train(small_set, out=tmp_path / "run", config=config, device="cpu")
+
+
+def test_a_single_value_for_batch_norm_is_refused(small_set: Path, tmp_path: Path) -> None:
+    """One sample of 32 pixels is one pixel at the coarsest scale, of which batch norm makes nothing."""
+    config = quick("data.batch_size=1", "data.input_size=32", "data.prepared_size=32")
+    with pytest.raises(SoftfocusError, match="leaves batch norm a single value"):
         train(small_set, out=tmp_path / "run", config=config, device="cpu")
 
 
