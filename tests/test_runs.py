@@ -70,6 +70,13 @@ def test_a_damaged_file_is_named(make_run: MakeRun, tmp_path: Path) -> None:
         read_run(tmp_path)
 
 
+def test_a_run_of_before_a_key_was_added_is_grouped_with_later_ones(make_run: MakeRun) -> None:
+    """What it does not name has its default; what no version here knows stays as it is."""
+    old, new = make_run("old", seed=0), make_run("new", seed=1, blur_loss={"weight": 1.0})
+    assert [len(group.runs) for group in group_runs(read(old, new))] == [2]
+    assert read_run(make_run("later", unheard_of=3)).values["unheard_of"] == 3
+
+
 def test_groups_are_runs_that_differ_in_their_seed_alone(make_run: MakeRun) -> None:
     """What follows the seed, and how a run was made, does not split a group; the differing value names it."""
     runs = read(

@@ -15,6 +15,7 @@ import yaml
 from safetensors import SafetensorError, safe_open
 
 from pipeline.contract import SoftfocusError
+from trainer.config import stored_config
 from trainer.runs.run_folder import CONFIG, LAST, METRICS, RECORD, best_row, evaluation_file, flatten, per_image_file
 
 __all__ = ["Run", "RunError", "find_runs", "read_run"]
@@ -106,7 +107,7 @@ def read_run(folder: Path | str) -> Run:
     evaluations = sorted(run.glob(evaluation_file(run, "*").name))
     return Run(
         folder=run,
-        values=flatten(_read(run / CONFIG, lambda file: dict(yaml.safe_load(file.read_text("utf-8"))))) | _sources(run),
+        values=flatten(_read(run / CONFIG, _config)) | _sources(run),
         history=_read(run / METRICS, _history),
         record=_read(run / RECORD, _json) if (run / RECORD).exists() else {},
         evaluations={file.stem.removeprefix("evaluation-"): _read(file, _json) for file in evaluations},
@@ -119,6 +120,14 @@ def _read(file: Path, reading: Any) -> Any:
     except (OSError, yaml.YAMLError, ValueError, TypeError, KeyError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:160]
         raise RunError(f"{file}: cannot be read ({reason}); delete it, or the run, and make it again") from error
+
+
+def _config(file: Path) -> dict[str, Any]:
+    tree = dict(yaml.safe_load(file.read_text("utf-8")))
+    try:  # keys that came later have the values that they had in effect
+        return dict(msgspec.json.decode(msgspec.json.encode(stored_config(tree))))  # lists, as YAML has them
+    except msgspec.ValidationError:  # a later version's
+        return tree
 
 
 def _json(file: Path) -> dict[str, Any]:
