@@ -13,6 +13,7 @@ from pipeline.contract import SoftfocusError
 from trainer.checkpoint import load_student, save_student
 from trainer.config import load_config
 from trainer.evaluate import evaluate, predict_maps
+from trainer.metrics import PROTOCOLS
 from trainer.predict import predict
 from trainer.resizing import resize_bilinear
 from trainer.students.model import create_student
@@ -110,10 +111,10 @@ def test_what_cannot_be_predicted_is_named(student: Path, tmp_path: Path) -> Non
 
 
 def test_evaluation_has_every_protocol_and_every_image(student: Path, small_set: Path, small_labels: Path) -> None:
-    """Three test images, three protocols, and depth against the store."""
+    """Three test images, all protocols, and depth against the store."""
     report = evaluate(small_set, model=student, labels=small_labels, device="cpu")
     assert report.images == 3
-    assert set(report.measures) == {"dffnet", "paper", "paper_corrected"}
+    assert list(report.measures) == list(PROTOCOLS)
     assert [row["id"] for row in report.per_image] == ["small/15", "small/16", "small/17"]
     mean = sum(row["mae"] for row in report.per_image) / 3
     assert report.measures["dffnet"]["mae"] == pytest.approx(mean)

@@ -30,9 +30,7 @@ from trainer.samples.data import read_mask, squash
 from trainer.samples.labels import open_labels, require_fresh
 from trainer.students.model import require_size
 
-__all__ = ["PROTOCOLS", "EvaluationReport", "evaluate", "predict_maps", "sizes_in_use"]
-
-PROTOCOLS = ("dffnet", "paper", "paper_corrected")
+__all__ = ["EvaluationReport", "evaluate", "predict_maps", "sizes_in_use"]
 
 
 class EvaluationReport(msgspec.Struct, frozen=True):
@@ -67,10 +65,9 @@ def evaluate(
     labels: Path | str | None = None,
     input_sizes: Sequence[int] = (),
     device: str = "auto",
-    protocols: Sequence[str] = PROTOCOLS,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> EvaluationReport:
-    """Score a student on the samples of a split that have masks.
+    """Score a student on the samples of a split that have masks, in every protocol of `trainer.metrics`.
 
     Args:
         manifest: from `softfocus index`.
@@ -79,7 +76,6 @@ def evaluate(
         labels: a label store, to also compare the student's depth with the teacher's.
         input_sizes: sides of the squares the network sees, averaged over; by default the student's own.
         device: see `trainer.device.choose_device`.
-        protocols: names known to `trainer.metrics`.
         progress: called with (done, total) images.
 
     Raises:
@@ -103,7 +99,7 @@ def evaluate(
         raise SoftfocusError(f"{manifest}: no sample of split {split!r} has a mask; choose another --split")
     if reader is not None and not any(s.id in reader for s in samples):
         raise SoftfocusError(f"{labels}: has no label of split {split!r} of {manifest}; give its store")
-    evaluation = Evaluation(protocols=protocols)
+    evaluation = Evaluation()
     masked = 0
     correlations: list[float] = []
     images = _ahead(

@@ -32,9 +32,9 @@ __all__ = ["PROTOCOLS", "Evaluation"]
 
 
 class Evaluation:
-    """Scores a set image by image, in any of the `PROTOCOLS`; keeps counts and figures, never pixels."""
+    """Scores a set image by image, in all or some of the `PROTOCOLS`; keeps counts and figures, never pixels."""
 
-    def __init__(self, *, protocols: Sequence[str] = ("dffnet", "paper", "paper_corrected")) -> None:
+    def __init__(self, *, protocols: Sequence[str] = tuple(PROTOCOLS)) -> None:
         unknown = [name for name in protocols if name not in PROTOCOLS]
         if unknown:
             raise ValueError(f"no protocol is called {unknown[0]!r}: choose from {', '.join(PROTOCOLS)}")
