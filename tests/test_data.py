@@ -111,6 +111,13 @@ def test_a_cache_holds_what_decoding_gives(small_set: Path, small_labels: Path, 
     assert [p.name.startswith("prepared-") for p in (tmp_path / "cache").iterdir()] == [True]
 
 
+def test_decoding_leaves_the_random_state(small_set: Path, small_labels: Path) -> None:
+    """A resumed run sets it back before its samples are decoded anew; what a student drops must not depend on that."""
+    before = torch.get_rng_state()
+    list(batches(small_set, small_labels, None)([torch.tensor([0])]))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_another_size_or_mask_is_another_cache(small_set: Path, small_labels: Path) -> None:
     """All that decides the content is in the name."""
     samples, reader = read_manifest(small_set, split="train"), LabelReader(small_labels)

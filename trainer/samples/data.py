@@ -156,6 +156,7 @@ class Batches:
             num_workers=self.workers,
             collate_fn=concatenate,
             pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # not the one that a resumed run has set back
         )
         with _lost_workers():
             for batch in loader:
