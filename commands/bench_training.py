@@ -169,7 +169,7 @@ def step(manifest: Path | None, labels: Path | None, count: int, as_json: bool, 
     lines += [f"GPU waits, {way}: {100 * share:.1f} % of the time" for way, share in report.waiting.items()]
     for r in report.online:
         after = (
-            "never pays"
+            "has saved nothing in this run"
             if r.break_even_epochs is None
             else f"has paid for itself after {r.break_even_epochs:.2f} epochs"
         )

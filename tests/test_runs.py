@@ -61,8 +61,9 @@ def test_a_run_is_finished_when_it_has_its_record_and_all_epochs(make_run: MakeR
 
 def test_a_damaged_file_is_named(make_run: MakeRun, tmp_path: Path) -> None:
     """Cut off or of another kind: the file and the mend, in one line."""
-    for name, text in (("config.yaml", "[1"), ("metrics.csv", "epoch,loss\n1,x\n"), ("run.json", "{")):
-        folder = make_run(f"damaged-{name}")
+    damaged = (("config.yaml", "[1"), ("config.yaml", "seed: abc"), ("config.yaml", "&a {x: *a}"))
+    for number, (name, text) in enumerate((*damaged, ("metrics.csv", "epoch,loss\n1,x\n"), ("run.json", "{"))):
+        folder = make_run(f"damaged-{number}")
         (folder / name).write_text(text)
         with pytest.raises(RunError, match=rf"{name}: cannot be read"):
             read_run(folder)

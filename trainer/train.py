@@ -125,10 +125,10 @@ def train(
     processes.require_shares(config.data.batch_size)
     most = max(len(sources.learnt) // processes.count, 1) * processes.count
     batch_size, accumulate = min(config.data.batch_size, most), config.optimiser.accumulate
-    if batch_size == processes.count and config.data.input_size < 64:
+    if batch_size == processes.count and config.data.input_size <= 32:  # one pixel at the coarsest scale
         raise SoftfocusError(
-            f"one sample of {config.data.input_size} pixels at a time leaves batch norm a single value; choose "
-            "data.input_size=64 or more, or a larger data.batch_size"
+            f"one sample of {config.data.input_size} pixels at a time leaves batch norm a single value; choose a "
+            "larger data.input_size or data.batch_size, or give more samples"
         )
     epoch_steps = config.data.steps or max(len(sources.learnt) // (batch_size * accumulate), 1)
     total_steps = config.epochs * epoch_steps

@@ -107,7 +107,7 @@ def read_run(folder: Path | str) -> Run:
     evaluations = sorted(run.glob(evaluation_file(run, "*").name))
     return Run(
         folder=run,
-        values=flatten(_read(run / CONFIG, _config)) | _sources(run),
+        values=_read(run / CONFIG, _config) | _sources(run),
         history=_read(run / METRICS, _history),
         record=_read(run / RECORD, _json) if (run / RECORD).exists() else {},
         evaluations={file.stem.removeprefix("evaluation-"): _read(file, _json) for file in evaluations},
@@ -117,17 +117,20 @@ def read_run(folder: Path | str) -> Run:
 def _read(file: Path, reading: Any) -> Any:
     try:
         return reading(file)
-    except (OSError, yaml.YAMLError, ValueError, TypeError, KeyError, SafetensorError) as error:
+    except (OSError, yaml.YAMLError, ValueError, TypeError, KeyError, RecursionError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:160]
         raise RunError(f"{file}: cannot be read ({reason}); delete it, or the run, and make it again") from error
 
 
 def _config(file: Path) -> dict[str, Any]:
+    """Dotted keys; those that came after the run have the values that they had in effect."""
     tree = dict(yaml.safe_load(file.read_text("utf-8")))
-    try:  # keys that came later have the values that they had in effect
-        return dict(msgspec.json.decode(msgspec.json.encode(stored_config(tree))))  # lists, as YAML has them
-    except msgspec.ValidationError:  # a later version's
-        return tree
+    try:
+        tree = msgspec.json.decode(msgspec.json.encode(stored_config(tree)))  # lists, as YAML has them
+    except msgspec.ValidationError:  # a later version's, or damaged
+        if not all(type(tree.get(key, 0)) is int for key in ("seed", "epochs")):
+            raise
+    return flatten(tree)
 
 
 def _json(file: Path) -> dict[str, Any]:
