@@ -21,8 +21,8 @@ MEASURES = {
     "f_at_half": "F-measure at 0.5",
     "f_at_half_floored": "F-measure, D-DFFNet's test.py",
     "f_adaptive": "F-measure, adaptive threshold",
-    "f_best_per_image": "F-measure, best threshold of each image",
-    "f_max": "F-measure, best threshold of all images",
+    "f_best_per_image": "F, best threshold of each image",
+    "f_max": "F, best threshold of all images",
     "iou": "IoU",
 }
 
