@@ -63,6 +63,7 @@ for command in (
     training.train,
     training.evaluate,
     training.predict,
+    training.average,
     training.import_weights,
     runs.runs,
     runs.sweep,

@@ -1,4 +1,4 @@
-"""Commands of stage 2: train, evaluate, predict, import-weights."""
+"""Commands of stage 2: train, evaluate, predict, average, import-weights."""
 
 from __future__ import annotations
 
@@ -190,6 +190,32 @@ def predict(photographs: tuple[Path, ...], as_json: bool, **options: Any) -> int
     list_left_out(summary.failed)
     show_result(summary, as_json, [f"{options['out']}: {len(summary.written)} maps"])
     return LEFT_OUT if summary.failed else 0
+
+
+@click.command()
+@click.argument("students", nargs=-1, required=True, type=PATH)
+@click.option("-o", "--out", required=True, type=PATH, help="The mean, a .safetensors file.")
+@click.option("--half", is_flag=True, help="Store float16: half of the bytes.")
+@json_option
+def average(students: tuple[Path, ...], out: Path, as_json: bool, half: bool) -> None:
+    """Make one student of several: the mean of their weights.
+
+    Runs of several seeds that start from the same student (`student.start`) make a mean as good as the best of
+    them, or better.
+
+    \b
+    Example:
+      softfocus sweep cuhk.jsonl -o runs --seeds 0-2 --set student.start=first
+      softfocus average runs/seed-0 runs/seed-1 runs/seed-2 -o student.safetensors --half
+    """
+    from trainer.average import average
+
+    summary = average(students, out=out, half=half)
+    if not summary.one_start:
+        say("warning: these students did not start from the same student (student.start); such a mean may be of no use")
+    show_result(
+        summary, as_json, [f"{out}: the mean of {len(students)} students, {summary.parameters / 1e6:.1f} M parameters"]
+    )
 
 
 @click.command("import-weights")
