@@ -43,7 +43,7 @@ def test_the_whole_road_works(small_set: Path, tmp_path: Path) -> None:
     table = tmp_path / "rows.csv"
     done = run("evaluate", manifest, "--model", model, "--split", "train", "--per-image", table, "--json")
     report = json.loads(done.stdout)
-    assert {"dffnet", "paper", "paper_corrected", "max"} < set(report["measures"])
+    assert set(report["measures"]) == {"dffnet", "paper", "paper_corrected", "adaptive", "best_per_image", "max"}
     assert len(table.read_text().splitlines()) == report["images"] + 1
     done = run("predict", photos / "image", "-o", tmp_path / "maps", "--model", model)
     assert done.exit_code == 0

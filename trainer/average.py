@@ -10,17 +10,10 @@ import msgspec
 import torch
 
 from pipeline.contract import SoftfocusError
-from trainer.checkpoint import find_student, load_student, save_student
+from trainer.checkpoint import find_student, load_student, require_student_name, save_student
 from trainer.config import Config
-from trainer.runs.run_folder import flatten
 
 __all__ = ["AverageSummary", "average"]
-
-# what makes two networks one: the same weights mean the same, of the same quantities, at the same sizes
-ALIKE = (
-    *("student.name", "student.encoder", "student.channels", "student.context", "student.sab"),
-    *("data.input_size", "data.test_sizes", "learns_blur", "learns_depth"),
-)
 
 
 class AverageSummary(msgspec.Struct, frozen=True):
@@ -49,42 +42,51 @@ def average(models: Sequence[Path | str], *, out: Path | str, half: bool = False
         SoftfocusError: `out` has another suffix or cannot be written; fewer than two students, one given twice, or
             students that differ in more than their weights.
     """
-    if Path(out).suffix != ".safetensors":
-        raise SoftfocusError(f"{out}: a student is a .safetensors file; choose such a name")
+    require_student_name(out)
     files = [find_student(model) for model in models]
     if len(files) < 2:
         raise SoftfocusError("one student has no mean; give two or more run folders or .safetensors files")
-    first: dict[str, Any] = {}
-    total: dict[str, torch.Tensor] = {}
-    starts, manifests = set(), set()
     for place, file in enumerate(files):
         if file.resolve() in {other.resolve() for other in files[:place]}:
             raise SoftfocusError(f"{file}: is given twice; give each student once")
-        student, config, figures = load_student(file)
-        facts = _facts(config)
-        first = first or facts
-        for key in ALIKE:
-            if facts[key] != first[key]:
+    students, configs, figures = zip(*map(load_student, files), strict=True)
+    expected = _facts(configs[0])
+    for file, config in zip(files, configs, strict=True):
+        for key, value in _facts(config).items():
+            if value != expected[key]:
                 raise SoftfocusError(
-                    f"{file}: {key} is {facts[key]}, and {first[key]} in {files[0]}; average students that differ in "
+                    f"{file}: {key} is {value}, and {expected[key]} in {files[0]}; average students that differ in "
                     "their weights alone"
                 )
-        starts.add(config.student.start)
-        manifests.add(figures.get("manifest_sha256"))
-        for name, value in student.state_dict().items():
-            share = value.double() / len(files) if value.is_floating_point() else value
-            total[name] = total[name] + share if place and value.is_floating_point() else share
-    mean = {name: value.float() if value.is_floating_point() else value for name, value in total.items()}
+    states = [student.state_dict() for student in students]
+    mean = states[-1] | {  # batch norm's counters have no mean
+        name: torch.stack([state[name].double() for state in states]).mean(0).float()
+        for name, value in states[0].items()
+        if value.is_floating_point()
+    }
+    starts = {config.student.start for config in configs}
+    manifests = {known.get("manifest_sha256") for known in figures}
     known = {"manifest_sha256": manifests.pop()} if len(manifests) == 1 else {}
-    save_student(out, mean, config, figures={"mean_of": [str(file) for file in files], **known}, half=half)
+    save_student(out, mean, configs[0], figures={"mean_of": [str(file) for file in files], **known}, half=half)
     return AverageSummary(
         out=str(out),
         students=[str(file) for file in files],
-        parameters=sum(parameter.numel() for parameter in student.parameters()),
+        parameters=sum(parameter.numel() for parameter in students[0].parameters()),
         one_start=len(starts) == 1 and starts != {None},
     )
 
 
 def _facts(config: Config) -> dict[str, Any]:
-    learns = {"learns_blur": config.learns_blur, "learns_depth": config.depth_loss.weight > 0}
-    return flatten(msgspec.to_builtins(config)) | learns
+    """What makes the weights of two students mean the same: their network, what they see and what they learnt."""
+    student, data = config.student, config.data
+    return {
+        "student.name": student.name,
+        "student.encoder": student.encoder,
+        "student.channels": student.channels,
+        "student.context": student.context,
+        "student.sab": student.sab,
+        "data.input_size": data.input_size,
+        "data.test_sizes": data.test_sizes,
+        "learns_blur": config.learns_blur,
+        "learns_depth": config.depth_loss.weight > 0,
+    }

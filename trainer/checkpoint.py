@@ -22,7 +22,7 @@ from trainer.runs.run_folder import BEST, LAST
 from trainer.students.model import build_student
 
 __all__ = ["CheckpointError", "find_student", "load_state", "load_student"]
-__all__ += ["randomness", "restore_randomness", "save_state", "save_student"]
+__all__ += ["randomness", "require_student_name", "restore_randomness", "save_state", "save_student"]
 
 FORMAT = "softfocus-student-1"
 SHIPPED = Path(__file__).parent / "weights"
@@ -60,6 +60,16 @@ def save_student(
     }
     with new_file(path) as temporary:
         temporary.write_bytes(save(tensors, metadata=metadata))
+
+
+def require_student_name(out: Path | str) -> None:
+    """Refuse, before any work, a name that no student is found by.
+
+    Raises:
+        SoftfocusError: `out` has another suffix.
+    """
+    if Path(out).suffix != ".safetensors":
+        raise SoftfocusError(f"{out}: a student is a .safetensors file; choose such a name")
 
 
 def find_student(model: Path | str) -> Path:

@@ -13,8 +13,8 @@ import msgspec
 import torch
 from torch import Tensor
 
-from pipeline.contract import SoftfocusError, sha256_file
-from trainer.checkpoint import CheckpointError, save_student
+from pipeline.contract import sha256_file
+from trainer.checkpoint import CheckpointError, require_student_name, save_student
 from trainer.config import load_config
 from trainer.students.official import convert_official, official_encoder
 
@@ -48,8 +48,7 @@ def import_weights(file: Path | str, out: Path | str) -> ImportSummary:
         CheckpointError: anything but the weights of one of the two official networks.
         SoftfocusError: `out` has another suffix, or cannot be written.
     """
-    if Path(out).suffix != ".safetensors":
-        raise SoftfocusError(f"{out}: a student is a .safetensors file; choose such a name")
+    require_student_name(out)
     weights = read_official(file)
     try:
         encoder = official_encoder(weights)
