@@ -182,8 +182,9 @@ def compare(a: tuple[Path, ...], b: tuple[Path, ...], as_json: bool, **options: 
     """Compare two groups of runs, paired by seed: the mean difference and its confidence intervals.
 
     Each group is run folders, patterns, or folders of runs. Their seeds must be the same, and within a group
-    nothing else may differ. The first interval is Student's t over the seeds; where figures of each image were
-    saved (by `evaluate`, or by training), two more say whether other photographs would show the same.
+    nothing else may differ but what --by names. The first interval is Student's t over the seeds; where figures
+    of each image were saved (by `evaluate`, or by training), two more say whether other photographs would show
+    the same.
 
     \b
     Examples:

@@ -115,6 +115,19 @@ def test_a_seed_without_partner_is_named(make_run: MakeRun) -> None:
         compare(a[:1], b, paired_only=True)
 
 
+def test_each_run_may_start_from_a_student_of_its_own(make_run: MakeRun) -> None:
+    """What `by` names may differ within a group, another value still not."""
+    starts = {seed: {"start": f"depth-{seed}", "channels": 64} for seed in (1, 2)}
+    a = [*group(make_run, "a", {1: 0.1}, student=starts[1]), *group(make_run, "a", {2: 0.2}, student=starts[2])]
+    b = group(make_run, "b", {1: 0.2, 2: 0.3}, student={"start": None, "channels": 64})
+    with pytest.raises(RunError, match=r"group A is no group: .* differ in student\.start .* give --by"):
+        compare(a, b)
+    assert compare(a, b, by=["student.start"]).difference == pytest.approx(-0.1)
+    c = group(make_run, "c", {1: 0.2, 2: 0.3}, student={"start": None, "channels": 32})
+    with pytest.raises(RunError, match=r"differ also in student\.channels"):
+        compare(a, c, by=["student.start"])
+
+
 def test_a_group_must_be_one(make_run: MakeRun) -> None:
     """Runs of two configurations, a seed twice, an unfinished run: named."""
     good = group(make_run, "good", {1: 0.1, 2: 0.1}, lr=1)

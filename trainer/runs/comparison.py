@@ -102,7 +102,7 @@ def compare(
     """Compare two groups of finished runs, seed by seed.
 
     Args:
-        a: runs that differ in nothing but their seed.
+        a: runs that differ in nothing but their seed, and at most in `by`: each may start from a student of its own.
         b: likewise, with the same seeds.
         figure: what is compared; by default the validation MAE of the best epoch.
         by: the dotted keys in which A and B are meant to differ; any other difference is an error. Without
@@ -115,7 +115,7 @@ def compare(
             that were not meant.
     """
     figure = figure or Figure()
-    ours, theirs = _by_seed(a, "A"), _by_seed(b, "B")
+    ours, theirs = _by_seed(a, "A", by), _by_seed(b, "B", by)
     warnings: list[str] = []
     seeds = _common_seeds(ours, theirs, paired_only, warnings)
     differs = _differences([*a, *b], a[0], b[0], by, warnings)
@@ -140,17 +140,18 @@ def compare(
     )
 
 
-def _by_seed(runs: Sequence[Run], name: str) -> dict[int, Run]:
+def _by_seed(runs: Sequence[Run], name: str, by: Sequence[str]) -> dict[int, Run]:
     if not runs:
         raise RunError(f"group {name} holds no run")
     unfinished = [str(run.folder) for run in runs if not run.finished]
     if unfinished:
         raise RunError(f"{unfinished[0]} is not finished: go on with its `softfocus train`, or leave it out")
-    keys = values_that_differ(runs)
+    keys = [key for key in values_that_differ(runs) if key not in by]
     if keys:
         raise RunError(
             f"group {name} is no group: beside the seed its runs differ in {', '.join(keys)} "
-            f"(`softfocus runs list` shows how); name runs of one configuration"
+            f"(`softfocus runs list` shows how); name runs of one configuration, or give --by the value that is "
+            "meant to differ"
         )
     for seed, count in Counter(run.seed for run in runs).items():
         if count > 1:
