@@ -28,7 +28,7 @@ model_option = click.option(
     default="lite",
     show_default=True,
     type=PATH,
-    help="A run folder, a .safetensors file, or a student that comes with softfocus: lite.",
+    help="A run folder, a .safetensors file, or a student that comes with softfocus: lite, lite-cuhk.",
 )
 input_size_option = click.option(
     "--input-size",
@@ -200,7 +200,7 @@ def predict(photographs: tuple[Path, ...], as_json: bool, **options: Any) -> int
 def average(students: tuple[Path, ...], out: Path, as_json: bool, half: bool) -> None:
     """Make one student of several: the mean of their weights.
 
-    Runs of several seeds that start from the same student (`student.start`) make a mean as good as the best of
+    Runs of several seeds that start from the same student (`student.start`) make a mean about as good as the best of
     them, or better.
 
     \b

@@ -46,7 +46,7 @@ def _started_student(config: Config, start: str) -> tuple[nn.Module, str]:
 
 def _with_shipped_encoder(config: Config, asked: str) -> tuple[nn.Module, str]:
     why = " (the hub's ImageNet weights cannot be fetched)" if asked == "auto" else ""
-    for file in sorted(SHIPPED.glob("*.safetensors")):
+    for file in sorted(SHIPPED.glob("*.safetensors"), key=lambda file: file.stem):
         shipped, theirs, _ = load_student(file)
         if (config.student.name, config.student.encoder) == (theirs.student.name, theirs.student.encoder):
             student = build_student(config.student)
